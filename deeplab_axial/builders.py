@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From config messages to objects: the only bridge between the two."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+from absl import logging
+
+from deeplab_axial.backbones import presets
+from deeplab_axial.backbones.axial_resnet import AxialResNet
+from deeplab_axial.data import pipeline
+from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.data.targets import TargetOptions
+from deeplab_axial.errors import InputError
+from deeplab_axial.inference import Predictor
+from deeplab_axial.losses.panoptic_deeplab import LossTerm, PanopticDeepLabLoss
+from deeplab_axial.models.decoder import Decoder
+from deeplab_axial.models.heads import Head
+from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
+from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
+from deeplab_axial.protos import config_pb2, dataset_pb2, model_pb2, trainer_pb2
+from deeplab_axial.training import addons, optimizers, schedules
+from deeplab_axial.training.loop import LoopOptions
+
+# Momentum of "sgd" (Parmar et al. 2019, the protocol of the paper's ImageNet training).
+_SGD_MOMENTUM = 0.9
+# Batch normalisation and biases do not decay.
+_NO_DECAY = ["gamma", "beta", "bias"]
+
+
+def build_strategy(num_gpus: int, master: str) -> tf.distribute.Strategy:
+    """Where to train: a TPU named by `master`, this machine's GPUs, or its CPU.
+
+    Raises:
+      InputError: there are fewer GPUs than asked for, or the TPU does not answer.
+    """
+    if master:
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=master)
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+        except (ValueError, tf.errors.OpError) as error:
+            raise InputError(f"--master={master}: no TPU answers there ({error}). Check its name and zone.") from error
+        return tf.distribute.TPUStrategy(resolver)
+    gpus = tf.config.list_physical_devices("GPU")
+    if num_gpus > len(gpus):
+        raise InputError(
+            f"--num_gpus={num_gpus}: TensorFlow sees {len(gpus)} GPUs here. Lower it, or mend the drivers."
+        )
+    if num_gpus > 1:
+        return tf.distribute.MirroredStrategy([f"/gpu:{i}" for i in range(num_gpus)])
+    return tf.distribute.OneDeviceStrategy("/gpu:0" if num_gpus else "/cpu:0")
+
+
+def set_precision_and_seed(options: trainer_pb2.TrainerOptions) -> None:
+    """Sets the compute type of layers made from here on, and the seed of their weights."""
+    tf_keras.mixed_precision.set_global_policy(options.precision)
+    tf_keras.utils.set_random_seed(options.seed)
+
+
+def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) -> PanopticDeepLab:
+    """The network of a config, its weights made.
+
+    Args:
+      options: validated.
+      num_replicas: over which batch normalisation synchronises, if the config says so.
+    """
+    model_options = options.model_options
+    solver = options.trainer_options.solver_options
+    norm = {
+        "momentum": solver.batchnorm_momentum,
+        "epsilon": solver.batchnorm_epsilon,
+        "synchronized": solver.use_sync_batchnorm and num_replicas > 1,
+    }
+    panoptic = model_options.panoptic_deeplab
+    pool_size = _pool_size(options)
+    semantic_low_level = [(entry.feature_key, entry.channels_project) for entry in panoptic.low_level]
+    parts: dict[str, Any] = {
+        "backbone": build_backbone(model_options.backbone, norm),
+        "semantic_decoder": _decoder(model_options.decoder, semantic_low_level, pool_size, norm, "semantic_decoder"),
+        "semantic_head": _head(panoptic.semantic_head, norm, "semantic_head"),
+    }
+    instance = panoptic.instance
+    if instance.enable:
+        decoder = instance.instance_decoder_override if instance.HasField("instance_decoder_override") else None
+        low_level = [(entry.feature_key, entry.channels_project) for entry in instance.low_level_override]
+        parts["instance_decoder"] = _decoder(
+            decoder or model_options.decoder, low_level or semantic_low_level, pool_size, norm, "instance_decoder"
+        )
+        parts["center_head"] = _head(instance.center_head, norm, "center_head")
+        parts["offset_head"] = _head(instance.regression_head, norm, "offset_head")
+    model = PanopticDeepLab(**parts)
+    # Weights are made on a small image; no layer keeps its size.
+    side = 2 * model_options.backbone.output_stride + 1
+    if pool_size is not None:
+        side = max(side, (max(pool_size) - 1) * model_options.backbone.output_stride + 1)
+    model(tf.zeros([1, side, side, 3]))
+    return model
+
+
+def build_backbone(options: model_pb2.BackboneOptions, norm: dict[str, Any]) -> AxialResNet:
+    """The backbone of a config."""
+    preset = presets.backbone_kwargs(
+        options.name,
+        options.flavor,
+        options.backbone_width_multiplier,
+        options.stem_width_multiplier,
+        options.backbone_layer_multiplier,
+    )
+    return AxialResNet(
+        **preset,
+        output_stride=options.output_stride,
+        attention={
+            "span": options.attention_span or None,
+            "use_batch_norm": options.attention_batch_norm,
+            "query_position": options.attention_query_position,
+            "key_position": options.attention_key_position,
+            "value_position": options.attention_value_position,
+        },
+        block={"use_squeeze_and_excite": options.use_squeeze_and_excite},
+        keep_prob=(options.drop_path_keep_prob, options.drop_path_schedule),
+        norm=norm,
+        name=options.name,
+    )
+
+
+def _pool_size(options: config_pb2.ExperimentOptions) -> tuple[int, int] | None:
+    """Window of ASPP's pooled branch: the map that a training crop gives; None where the crop is not known."""
+    crop = options.train_dataset_options.crop_size
+    stride = options.model_options.backbone.output_stride
+    if options.model_options.decoder.aspp_use_only_1x1_proj_conv or not crop:
+        return None
+    return (crop[0] - 1) // stride + 1, (crop[1] - 1) // stride + 1
+
+
+def _decoder(
+    options: model_pb2.DecoderOptions, low_level: Sequence[tuple[str, int]], pool_size, norm: dict, name: str
+) -> Decoder:
+    return Decoder(
+        feature_key=options.feature_key,
+        low_level=low_level,
+        channels=options.decoder_channels,
+        aspp_channels=options.aspp_channels,
+        atrous_rates=() if options.aspp_use_only_1x1_proj_conv else tuple(options.atrous_rates),
+        pool_size=pool_size,
+        norm=norm,
+        name=name,
+    )
+
+
+def _head(options: model_pb2.HeadOptions, norm: dict, name: str) -> Head:
+    return Head(options.output_channels, options.head_channels, norm=norm, name=name)
+
+
+def build_loss(options: config_pb2.ExperimentOptions, label_space: LabelSpace) -> PanopticDeepLabLoss:
+    """The loss of a config."""
+    losses = options.trainer_options.loss_options
+
+    def term(single):
+        return LossTerm(single.weight, single.top_k_percent)
+
+    if not options.model_options.panoptic_deeplab.instance.enable:
+        return PanopticDeepLabLoss(label_space.ignore_label, term(losses.semantic_loss))
+    return PanopticDeepLabLoss(
+        label_space.ignore_label, term(losses.semantic_loss), term(losses.center_loss), term(losses.regression_loss)
+    )
+
+
+def build_optimizer(options: config_pb2.ExperimentOptions) -> tf_keras.optimizers.Optimizer:
+    """The optimizer of a config, with its learning rate schedule."""
+    solver = options.trainer_options.solver_options
+    steps, warmup = solver.training_number_of_steps, solver.warmup_steps
+    if solver.learning_policy == "poly":
+        rate = schedules.poly(
+            solver.base_learning_rate, steps, warmup, solver.poly_learning_power, solver.poly_end_learning_rate
+        )
+    else:
+        rate = schedules.cosine(solver.base_learning_rate, steps, warmup)
+    decay = solver.weight_decay or None
+    if decay and options.model_options.backbone.flavor == "deeplab2":
+        logging.warning(
+            "solver_options.weight_decay is %g, but DeepLab2 never applied it; neither is it here, for the flavor "
+            '"deeplab2". Use optimizer "adamw" with adamw_weight_decay, or flavor "paper", to decay weights.',
+            decay,
+        )
+        decay = None
+    if solver.optimizer.startswith("tfa."):
+        optimizer = addons.tfa_optimizer(solver.optimizer.removeprefix("tfa."), learning_rate=rate)
+    elif solver.optimizer == "adam":
+        optimizer = tf_keras.optimizers.Adam(rate, weight_decay=decay)
+    elif solver.optimizer == "adamw":
+        optimizer = tf_keras.optimizers.AdamW(rate, weight_decay=solver.adamw_weight_decay)
+    elif solver.optimizer == "sgd":
+        optimizer = tf_keras.optimizers.SGD(rate, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=decay)
+    else:
+        optimizer = optimizers.RAdam(rate, weight_decay=decay)
+    if decay or solver.optimizer == "adamw":
+        optimizer.exclude_from_weight_decay(var_names=_NO_DECAY)
+    if solver.HasField("lookahead"):
+        optimizer = optimizers.Lookahead(
+            optimizer, sync_period=solver.lookahead.sync_period, slow_step_size=solver.lookahead.slow_step_size
+        )
+    return optimizer
+
+
+def build_loop_options(options: trainer_pb2.TrainerOptions, on_tpu: bool) -> LoopOptions:
+    """When the training run saves, logs and returns to the host."""
+    return LoopOptions(
+        total_steps=options.solver_options.training_number_of_steps,
+        save_steps=options.save_checkpoints_steps,
+        summary_steps=options.save_summaries_steps,
+        steps_per_loop=options.steps_per_loop if on_tpu else 1,
+    )
+
+
+def build_postprocessor(options: config_pb2.ExperimentOptions, label_space: LabelSpace) -> PostProcessor:
+    """The post-processing of a config."""
+    evaluator = options.evaluator_options
+    return PostProcessor(
+        num_classes=options.model_options.panoptic_deeplab.semantic_head.output_channels,
+        thing_ids=label_space.thing_ids,
+        label_divisor=label_space.label_divisor,
+        ignore_label=label_space.ignore_label,
+        center_score_threshold=evaluator.center_score_threshold,
+        nms_kernel=evaluator.nms_kernel,
+        keep_k_centers=evaluator.keep_k_centers,
+        stuff_area_limit=evaluator.stuff_area_limit,
+        thing_area_limit=evaluator.thing_area_limit,
+    )
+
+
+def build_predictor(
+    options: config_pb2.ExperimentOptions, model: PanopticDeepLab, label_space: LabelSpace
+) -> Predictor:
+    """The network with its post-processing, as evaluation and export use it."""
+    return Predictor(
+        model,
+        build_postprocessor(options, label_space),
+        options.model_options.backbone.output_stride,
+        build_image_options(options.eval_dataset_options),
+    )
+
+
+def build_image_options(options: dataset_pb2.DatasetOptions) -> pipeline.ImageOptions:
+    """How a data set's images become crops."""
+
+    def single(values):
+        return values[0] if values and values[0] > 0 else None
+
+    return pipeline.ImageOptions(
+        crop_size=tuple(options.crop_size),
+        min_resize=single(options.min_resize_value),
+        max_resize=single(options.max_resize_value),
+        resize_factor=options.resize_factor or None,
+    )
+
+
+def open_source(options: config_pb2.ExperimentOptions, split: str) -> pipeline.Source:
+    """The records of a split ("train" or "eval"), checked against the model.
+
+    Raises:
+      InputError: files are missing or damaged, or the model has another number of classes than the data set.
+    """
+    dataset = options.train_dataset_options if split == "train" else options.eval_dataset_options
+    source = pipeline.Source.open(dataset.file_pattern)
+    channels = options.model_options.panoptic_deeplab.semantic_head.output_channels
+    space = source.info.label_space
+    if channels != space.num_classes:
+        raise InputError(
+            "model_options.panoptic_deeplab.semantic_head.output_channels contradicts the data set of "
+            f"{split}_dataset_options: it has {space.num_classes} classes, the void class included "
+            f"({', '.join(c.name for c in space.classes[:8])}{', ...' if len(space.classes) > 8 else ''}). "
+            f"Received: {channels}. Set it to {space.num_classes}."
+        )
+    return source
+
+
+def build_training_dataset(
+    options: dataset_pb2.DatasetOptions, source: pipeline.Source, first_step: int
+) -> tf.data.Dataset:
+    """Batches for training from `first_step` on."""
+    augment = options.augmentations
+    return pipeline.training_dataset(
+        source,
+        options.batch_size,
+        build_image_options(options),
+        pipeline.AugmentOptions(
+            min_scale=augment.min_scale_factor,
+            max_scale=augment.max_scale_factor,
+            scale_step=augment.scale_factor_step_size,
+            flip=augment.random_flip,
+            seed=options.seed,
+            shuffle_buffer=options.shuffle_buffer_size,
+        ),
+        TargetOptions(
+            sigma=options.sigma,
+            small_instance_threshold=options.small_instance_threshold,
+            small_instance_weight=options.small_instance_weight if options.increase_small_instance_weights else 1.0,
+        ),
+        first_step,
+    )
+
+
+def build_evaluation_dataset(options: config_pb2.ExperimentOptions, source: pipeline.Source) -> tf.data.Dataset:
+    """All batches for evaluation, or the first evaluator_options.eval_steps of them."""
+    dataset_options = options.eval_dataset_options
+    dataset = pipeline.evaluation_dataset(source, dataset_options.batch_size, build_image_options(dataset_options))
+    return dataset.take(options.evaluator_options.eval_steps)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the whole job once, small: data, convert, train, evaluate, export, predict, report.
+
+  deeplab-axial demo --output_dir=demo
+
+Every step is a command of its own and is shown as you would type it. The last line is the path of the report.
+"""
+
+import os
+import platform
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from absl import flags
+from PIL import Image
+
+from deeplab_axial import __version__, builders, config, describe, export, report
+from deeplab_axial.errors import InputError
+from deeplab_axial.training import log
+
+FLAGS = flags.FLAGS
+NUM_PICTURES = 12
+
+flags.DEFINE_string("output_dir", "demo", "Folder for everything that the demo makes.")
+flags.DEFINE_string("config_file", "configs/demo/axial_deeplab_tiny.textproto", "The experiment, a textproto.")
+flags.DEFINE_multi_string("set", [], "Changes a field of the config. May be repeated.")
+
+
+def main() -> None:
+    """Runs the steps; resumes a demo that was interrupted, and starts over after one that was finished."""
+    started = time.perf_counter()
+    place = {name: os.path.join(FLAGS.output_dir, name) for name in ("model", "export", "predictions", "report.html")}
+    if os.path.exists(place["report.html"]):
+        shutil.rmtree(place["model"], ignore_errors=True)
+        os.remove(place["report.html"])
+    for name in ("export", "predictions"):
+        shutil.rmtree(place[name], ignore_errors=True)
+    seconds = {}
+    for title, commands in _steps(place):
+        print(f"\n== {title}", flush=True)
+        begun = time.perf_counter()
+        for command in commands:
+            _run(command)
+        seconds[title] = time.perf_counter() - begun
+    facts = {
+        "Total time": f"{time.perf_counter() - started:.0f} s",
+        **{f"Time, {title.lower()}": f"{spent:.0f} s" for title, spent in seconds.items()},
+        "Peak memory": f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f} GiB",
+    }
+    _report(place, facts)
+    for name in ("Total time", "Peak memory"):
+        print(f"{name}: {facts[name]}")
+    print(os.path.abspath(place["report.html"]))
+
+
+def _steps(place: dict[str, str]) -> list[tuple[str, list[list[str]]]]:
+    """Titles and commands."""
+    data, records = os.path.join(FLAGS.output_dir, "data"), os.path.join(FLAGS.output_dir, "records")
+    experiment = [f"--config_file={FLAGS.config_file}", *(f"--set={change}" for change in FLAGS.set)]
+    model = f"--model_dir={place['model']}"
+    convert = [
+        [
+            *(
+                "convert",
+                "coco_panoptic",
+                f"--image_dir={data}/{split}",
+                f"--panoptic_json={data}/panoptic_{split}.json",
+            ),
+            *(f"--panoptic_dir={data}/panoptic_{split}", f"--output_dir={records}/{split}"),
+            *("--num_shards=4", "--name=scenes"),
+        ]
+        for split in ("train", "val")
+    ]
+    predict = [
+        *("predict", f"--saved_model={place['export']}", f"--input={data}/val", f"--limit={NUM_PICTURES}"),
+        *(f"--panoptic_json={data}/panoptic_val.json", f"--panoptic_dir={data}/panoptic_val"),
+        f"--output_dir={place['predictions']}",
+    ]
+    return [
+        ("Data", [["make_scenes", f"--output_dir={data}"]]),
+        ("Convert", convert),
+        ("Train", [["train", *experiment, "--mode=train", model]]),
+        ("Evaluate", [["train", *experiment, "--mode=eval", model]]),
+        ("Export", [["export", *experiment, model, f"--output_dir={place['export']}"]]),
+        ("Predict", [predict]),
+    ]
+
+
+def _run(command: list[str]) -> None:
+    print(f"$ deeplab-axial {shlex.join(command)}", flush=True)
+    status = subprocess.run([sys.executable, "-m", "deeplab_axial.cli.main", *command], check=False).returncode
+    if status:
+        raise InputError(f"The step above failed with exit status {status}; the demo stops here.")
+
+
+def _report(place: dict[str, str], facts: dict[str, str]) -> None:
+    options = config.load(FLAGS.config_file, FLAGS.set)
+    _, metadata = export.load(place["export"])
+    height, width = options.eval_dataset_options.crop_size
+    parts = describe.describe(builders.build_model(options), height, width)
+    facts = {
+        "Config": FLAGS.config_file,
+        "Steps": f"{metadata.step:,} of {options.train_dataset_options.batch_size} images",
+        "Parameters": f"{sum(part.parameters for part in parts):,}",
+        "Multiply-adds": f"{sum(part.multiply_adds for part in parts) / 1e6:,.0f} M at {height} x {width}",
+        **facts,
+        "Software": f"deeplab-axial {__version__}, TensorFlow {tf.__version__}, tf_keras {tf_keras.__version__}, "
+        f"Python {platform.python_version()}",
+    }
+    pictures = sorted(name for name in os.listdir(place["predictions"]) if name.endswith(".png"))
+    overlays = [(name, np.asarray(Image.open(os.path.join(place["predictions"], name)))) for name in pictures]
+    report.write_report(
+        place["report.html"],
+        f"deeplab-axial: {options.experiment_name}",
+        metadata.metrics,
+        log.read_history(place["model"]),
+        overlays,
+        facts,
+        metadata.label_space,
+    )

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands that take a config share: its flags, its model and its checkpoints."""
+
+import dataclasses
+import json
+import os
+
+import tensorflow as tf
+from absl import flags
+
+from deeplab_axial import builders, config
+from deeplab_axial.backbones import presets
+from deeplab_axial.data.pipeline import Source
+from deeplab_axial.errors import InputError
+from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
+from deeplab_axial.protos import config_pb2
+from deeplab_axial.training import checkpoints, evaluator, log
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("config_file", None, "The experiment, a textproto.", required=True)
+flags.DEFINE_multi_string(
+    "set",
+    [],
+    "Changes a field of the config, as --set=trainer_options.solver_options.base_learning_rate=0.001. May be repeated.",
+)
+
+
+def load_config(mode: str | None = None) -> config_pb2.ExperimentOptions:
+    """The config that the flags name."""
+    return config.load(FLAGS.config_file, FLAGS.set, mode=mode, backbone_names=presets.NAMES)
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """Evaluates checkpoints and files the results in the model's folder."""
+
+    options: config_pb2.ExperimentOptions
+    model: PanopticDeepLab
+    source: Source
+    folder: str
+
+    def __post_init__(self):
+        space = self.source.info.label_space
+        predictor = builders.build_predictor(self.options, self.model, space)
+        use_tf_function = self.options.evaluator_options.use_tf_function
+        self._evaluator = evaluator.Evaluator(predictor, space, self.source.num_records, use_tf_function)
+
+    def run(self, step: int) -> dict:
+        """Evaluates the model as it is, prints the metrics and writes log.METRICS_FILE and TensorBoard scalars."""
+        metrics = self._evaluator.evaluate(builders.build_evaluation_dataset(self.options, self.source))
+        metrics = {"step": step, **metrics}
+        print(evaluator.format_metrics(metrics, self.source.info.label_space), flush=True)
+        path = os.path.join(self.folder, log.METRICS_FILE)
+        with open(f"{path}.partial", "w", encoding="utf-8") as file:
+            json.dump(metrics, file, indent=1)
+        os.replace(f"{path}.partial", path)
+        log.write_scalars(self.folder, step, evaluator.scalars(metrics))
+        return metrics
+
+
+def restore_for_inference(model: PanopticDeepLab, model_dir: str, checkpoint: str | None = None) -> int:
+    """Restores the weights of a checkpoint (the newest of the folder by default) and returns its step."""
+    path = checkpoint or checkpoints.latest(model_dir)
+    if path is None:
+        raise InputError(f"--model_dir={model_dir} holds no checkpoint. Train first: deeplab-axial train --mode=train.")
+    step = tf.Variable(0, dtype=tf.int64)
+    checkpoints.restore(path, {"model": model, "step": step}, "--checkpoint" if checkpoint else "--model_dir")
+    return int(step.numpy())
+
+
+def read_metrics(model_dir: str, step: int) -> dict | None:
+    """The metrics of the last evaluation, if it was of this step."""
+    path = os.path.join(model_dir, log.METRICS_FILE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        metrics = json.load(file)
+    return metrics if metrics["step"] == step else None

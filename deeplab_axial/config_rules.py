@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules that a config keeps: the tables of `config_tables`, and what needs more than one field to tell."""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from deeplab_axial.config_tables import ADDONS_OPTIMIZER, CHOICES, LOSSES, RANGES, REFUSED_PATHS, SAME_AS_UNSET, expand
+
+MODES = ("train", "eval", "train_and_eval", "continuous_eval")
+
+_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """'Did you mean "x"? ' for the name closest to `name`, or nothing, then all the names."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    hint = f'Did you mean "{close[0]}"? ' if close else ""
+    return f"{hint}Valid names: {', '.join(names) or 'none'}"
+
+
+def substitute(text: str, values: Mapping[str, str]) -> str:
+    """Fills the `${NAME}` of `text` that `values` knows; the others stay."""
+    return _PLACEHOLDER.sub(lambda m: values.get(m[1], m[0]), text)
+
+
+def validate(
+    options: Any, source: str, mode: str | None = None, backbone_names: Collection[str] | None = None
+) -> list[str]:
+    """Finds everything that is wrong with a config.
+
+    Args:
+      options: an ExperimentOptions message.
+      source: name of the config in the messages.
+      mode: one of `MODES`, which says what sections are needed; None needs the model alone (export, describe).
+      backbone_names: the known backbones; None leaves `backbone.name` unchecked.
+
+    Returns:
+      One "<source>: <field path>: <rule>. Received: <value>. <remedy>." for each problem; empty for a good config.
+    """
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"mode must be None or one of {', '.join(MODES)}. Received: {mode!r}. Name one of these")
+    report = _Report(options, source)
+    _check_tables(report)
+    _check_model(report, backbone_names)
+    _check_training(report, mode)
+    for split in ("train", "eval"):
+        _check_dataset(report, f"{split}_dataset_options", needed=mode is not None and split in mode)
+    _check_placeholders(report, mode)
+    return list(dict.fromkeys(report.problems))
+
+
+class _Report:
+    """Collects the problems of one config."""
+
+    def __init__(self, options: Any, source: str):
+        self.options = options
+        self.source = source
+        self.problems: list[str] = []
+
+    def add(self, path: str, rule: str, received: Any, remedy: str) -> None:
+        self.problems.append(f"{self.source}: {path}: {rule}. Received: {_show(received)}. {remedy}.")
+
+    def find(self, path: str) -> tuple[Any, Any]:
+        """The message that holds the last field of `path`, and the field's descriptor."""
+        *sections, name = path.split(".")
+        message = self.options
+        for section in sections:
+            message = getattr(message, section)
+        return message, message.DESCRIPTOR.fields_by_name[name]
+
+    def get(self, path: str) -> Any:
+        """Value of the field, or its default."""
+        message, field = self.find(path)
+        return getattr(message, field.name)
+
+    def has(self, path: str) -> bool:
+        """Whether the field, which is not repeated, is set."""
+        message, field = self.find(path)
+        return message.HasField(field.name)
+
+
+def _check_tables(report: _Report) -> None:
+    for path, reason in REFUSED_PATHS.items():
+        message, field = report.find(path)
+        value = getattr(message, field.name)
+        default = field.default_value
+        if isinstance(default, list):
+            refused = len(value) > 0 and list(value) != SAME_AS_UNSET.get(path)
+        elif isinstance(default, float):
+            # The default is a double in some versions of protobuf, the value went through float32.
+            refused = not math.isclose(value, default, rel_tol=1e-6)
+        else:
+            refused = message.HasField(field.name) and (field.message_type is not None or value != default)
+        if refused:
+            report.add(path, reason, value, _refusal_remedy(path, field))
+    for path, choices in CHOICES.items():
+        message, field = report.find(path)
+        name = getattr(message, field.name)
+        known = name in choices or (ADDONS_OPTIMIZER in choices and re.fullmatch(r"tfa\.[A-Za-z_]\w*", name))
+        if message.HasField(field.name) and not known:
+            report.add(path, "has no such choice", name, nearest(name, choices))
+    for rule, holds, paths in RANGES:
+        for path in (p for table_path in paths for p in expand(table_path)):
+            message, field = report.find(path)
+            value = getattr(message, field.name)
+            # Infinity passes most comparisons but is never meant.
+            if not (math.isfinite(value) and holds(value)):
+                remedy = f"Correct it, or leave it out for the default {_show(field.default_value)}"
+                report.add(path, rule, value, remedy)
+
+
+def _refusal_remedy(path: str, field: Any) -> str:
+    if field.containing_oneof is not None:
+        return "Choose panoptic_deeplab"
+    if field.message_type is not None:
+        return "Remove the section"
+    default = field.default_value
+    text = "" if isinstance(default, list) else default if isinstance(default, str) else _show(default)
+    return f'Remove the field, or override "{path}={text}"'
+
+
+def _check_model(report: _Report, backbone_names: Collection[str] | None) -> None:
+    if not report.has("model_options"):
+        return report.add("model_options", "must be set", None, "Add the section, or a base that has it")
+    backbone = report.get("model_options.backbone.name")
+    if backbone_names is not None and backbone not in backbone_names:
+        report.add("model_options.backbone.name", "has no such backbone", backbone, nearest(backbone, backbone_names))
+    family = report.options.model_options.WhichOneof("meta_architecture")
+    path = "model_options.panoptic_deeplab"
+    if family is None:
+        report.add(path, "must be set", None, "Add the section with its low_level, instance and semantic_head")
+    if family != "panoptic_deeplab":
+        return None
+    _check_head(report, f"{path}.semantic_head", None)
+    _check_decoder(report, "model_options.decoder", f"{path}.low_level")
+    if report.get(f"{path}.instance.enable"):
+        _check_instance(report, f"{path}.instance")
+    return None
+
+
+def _check_instance(report: _Report, path: str) -> None:
+    _check_head(report, f"{path}.center_head", 1)
+    _check_head(report, f"{path}.regression_head", 2)
+    own_decoder = report.has(f"{path}.instance_decoder_override")
+    own_low_level = len(report.get(f"{path}.low_level_override")) > 0
+    if own_decoder or own_low_level:
+        _check_decoder(
+            report,
+            f"{path}.instance_decoder_override" if own_decoder else "model_options.decoder",
+            f"{path}.low_level_override" if own_low_level else "model_options.panoptic_deeplab.low_level",
+        )
+
+
+def _check_head(report: _Report, path: str, channels: int | None) -> None:
+    if not report.has(path):
+        remedy = "Add the section" if channels is None else "Add the section, or set instance { enable: false }"
+        return report.add(path, "must be set", None, remedy)
+    head = report.get(path)
+    if channels is not None and head.output_channels != channels:
+        report.add(f"{path}.output_channels", f"must be {channels}", head.output_channels, f"Set it to {channels}")
+    elif head.output_channels <= 0:
+        remedy = "Set it to the number of classes of the data set"
+        report.add(f"{path}.output_channels", "must be above 0", head.output_channels, remedy)
+    if head.head_channels <= 0:
+        report.add(f"{path}.head_channels", "must be above 0", head.head_channels, "Set it, for example to 32")
+    return None
+
+
+def _check_decoder(report: _Report, path: str, low_level_path: str) -> None:
+    """Checks a decoder with its low-level features: endpoints, order, projections, atrous rates."""
+    decoder = report.get(path)
+    keys = ("res2", "res3", "res4", "res5")
+    named = {f"{path}.feature_key": decoder.feature_key}
+    for i, low_level in enumerate(report.get(low_level_path)):
+        named[f"{low_level_path}[{i}].feature_key"] = low_level.feature_key
+        if low_level.channels_project <= 0:
+            field = f"{low_level_path}[{i}].channels_project"
+            report.add(field, "must be above 0", low_level.channels_project, "Set it, for example to 32")
+    for field, key in named.items():
+        if key not in keys:
+            report.add(field, "must be an endpoint of the backbone", key, nearest(key, keys))
+    order = list(named.values())
+    if set(order) <= set(keys) and order != sorted(set(order), reverse=True):
+        rule = "must run from coarse to fine, below the decoder's own feature"
+        report.add(low_level_path, rule, order[1:], f'Order them as "res3", "res2" below "{order[0]}"')
+    rates = list(decoder.atrous_rates)
+    if not decoder.aspp_use_only_1x1_proj_conv and (len(rates) != 3 or min(rates) <= 0):
+        remedy = "Give three, as 6, 12, 18 at output stride 16, or set aspp_use_only_1x1_proj_conv: true"
+        report.add(f"{path}.atrous_rates", "must have three values above 0", rates, remedy)
+
+
+def _check_training(report: _Report, mode: str | None) -> None:
+    path = "trainer_options.solver_options"
+    warmup, steps = report.get(f"{path}.warmup_steps"), report.get(f"{path}.training_number_of_steps")
+    if warmup >= steps > 0:
+        rule = f"must be less than training_number_of_steps ({steps})"
+        report.add(f"{path}.warmup_steps", rule, warmup, "Warm up for fewer steps, or train for more")
+    if mode is None or "train" not in mode:
+        return
+    needed = LOSSES if report.get("model_options.panoptic_deeplab.instance.enable") else LOSSES[:1]
+    for loss in needed:
+        if not report.has(loss):
+            report.add(loss, "must be set to train", None, "Add the section (an empty one takes the defaults)")
+
+
+def _check_dataset(report: _Report, path: str, needed: bool) -> None:
+    """Checks the data of one split; what is not there is a problem only if it is needed."""
+    if not report.has(path):
+        if needed:
+            report.add(path, "must be set in this mode", None, "Add the section, or a base that has it")
+        return
+    dataset = report.get(path)
+    if needed and not (dataset.file_pattern and all(dataset.file_pattern)):
+        remedy = f'Name the TFRecord files, as {path}.file_pattern="data/train-*.tfrecord"'
+        report.add(f"{path}.file_pattern", "must name files", list(dataset.file_pattern), remedy)
+    _check_crop(report, f"{path}.crop_size", list(dataset.crop_size))
+    for name in ("min_resize_value", "max_resize_value"):
+        values = list(getattr(dataset, name))
+        if len(values) > 2 or any(v < 0 for v in values):
+            rule = "must have at most two values, each 0 or more"
+            report.add(f"{path}.{name}", rule, values, "Give one value, or height and width, or 0 to keep the size")
+    low, high = dataset.augmentations.min_scale_factor, dataset.augmentations.max_scale_factor
+    if low > high:
+        rule = f"must be at most max_scale_factor ({_show(high)})"
+        report.add(f"{path}.augmentations.min_scale_factor", rule, low, "Swap or correct the two")
+
+
+def _check_crop(report: _Report, path: str, crop: list[int]) -> None:
+    if len(crop) != 2 or min(crop) <= 0:
+        return report.add(path, "must have two values above 0, height and width", crop, "Give crop_size twice")
+    stride = report.get("model_options.backbone.output_stride")
+    if stride not in (8, 16, 32) or all(side > 1 and side % stride == 1 for side in crop):
+        return None
+    below = [max((side - 1) // stride, 1) * stride + 1 for side in crop]
+    # A side that is aligned already stays as it is in both suggestions.
+    above = [-(-(side - 1) // stride) * stride + 1 for side in crop]
+    rule = f"each side must be output_stride * k + 1 with output_stride {stride}"
+    near = " or ".join(dict.fromkeys(f"{h} x {w}" for h, w in (below, above) if min(h, w) > 1))
+    return report.add(path, rule, crop, f"The nearest sizes are {near}")
+
+
+def _check_placeholders(report: _Report, mode: str | None) -> None:
+    if mode is None:
+        return
+    strings = [("experiment_name", report.get("experiment_name"))]
+    if "train" in mode:
+        strings.append(("model_options.initial_checkpoint", report.get("model_options.initial_checkpoint")))
+    for split in ("train", "eval"):
+        if split in mode:
+            path = f"{split}_dataset_options.file_pattern"
+            strings += [(path, pattern) for pattern in report.get(path)]
+    for path, text in strings:
+        for name in _PLACEHOLDER.findall(text):
+            remedy = f'Set the environment variable {name}, or override "{path}=..." on the command line'
+            report.add(path, "placeholder not filled", text, remedy)
+
+
+def _show(value: Any) -> str:
+    """A value as the text format writes it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return format(value, ".7g")
+    if isinstance(value, int):
+        return str(value)
+    if hasattr(value, "DESCRIPTOR"):
+        return f"a {value.DESCRIPTOR.name} section"
+    return f"[{', '.join(_show(v) for v in value)}]"

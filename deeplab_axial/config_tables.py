@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What single fields of a config may hold.
+
+A path is dotted, as in `trainer_options.steps_per_loop`; a leading `*` stands for both `train` and `eval`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+_VIDEO = "belongs to video segmentation, which is not part of this project"
+_MAX = "belongs to MaX-DeepLab, which is not part of this project"
+_DEPTH = "belongs to depth estimation (ViP-DeepLab), which is not part of this project"
+_LATER = "is not supported by this version"
+
+# Fields of DeepLab2 that are refused when set to anything but their default: path -> reason. A field that becomes
+# supported loses its row.
+REFUSED: dict[str, str] = {
+    "model_options.deeplab_v3": "DeepLabv3 is not part of this project",
+    "model_options.deeplab_v3_plus": "DeepLabv3+ is not part of this project",
+    "model_options.motion_deeplab": "Motion-DeepLab is not part of this project",
+    "model_options.max_deeplab": "MaX-DeepLab (and kMaX-DeepLab) is not part of this project",
+    "model_options.vip_deeplab": "ViP-DeepLab is not part of this project",
+    "model_options.backbone.pretrained_weights": "is not supported; name a model_options.initial_checkpoint instead",
+    "model_options.backbone.use_sac_beyond_stride": _LATER,
+    "model_options.panoptic_deeplab.depth_head": _DEPTH,
+    "model_options.panoptic_deeplab.semantic_head.max_value_after_activation": _DEPTH,
+    "model_options.panoptic_deeplab.semantic_head.min_value_after_activation": _DEPTH,
+    "model_options.panoptic_deeplab.instance.next_regression_head": _VIDEO,
+    "model_options.panoptic_deeplab.instance.center_head.max_value_after_activation": _DEPTH,
+    "model_options.panoptic_deeplab.instance.center_head.min_value_after_activation": _DEPTH,
+    "model_options.panoptic_deeplab.instance.regression_head.max_value_after_activation": _DEPTH,
+    "model_options.panoptic_deeplab.instance.regression_head.min_value_after_activation": _DEPTH,
+    "trainer_options.loss_options.motion_loss": _VIDEO,
+    "trainer_options.loss_options.next_regression_loss": _VIDEO,
+    "trainer_options.loss_options.pq_style_loss": _MAX,
+    "trainer_options.loss_options.mask_id_cross_entropy_loss": _MAX,
+    "trainer_options.loss_options.instance_discrimination_loss": _MAX,
+    "trainer_options.loss_options.depth_loss": _DEPTH,
+    "*_dataset_options.use_two_frames": _VIDEO,
+    "*_dataset_options.use_next_frame": _VIDEO,
+    "*_dataset_options.cameras_to_use": _VIDEO,
+    "*_dataset_options.thing_id_mask_annotations": _MAX,
+    "*_dataset_options.decode_groundtruth_label": _LATER,
+    "*_dataset_options.augmentations.autoaugment_policy_name": _LATER,
+    "*_dataset_options.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale": _LATER,
+    "evaluator_options.save_raw_predictions": _LATER,
+    "evaluator_options.add_flipped_images": _LATER,
+    "evaluator_options.eval_scales": _LATER,
+    "evaluator_options.detailed_ap_metrics": _LATER,
+    "evaluator_options.transformer_class_confidence_threshold": _MAX,
+    "evaluator_options.pixel_confidence_threshold": _MAX,
+    "evaluator_options.transformer_post_processing": _MAX,
+    "evaluator_options.maskwise_postprocessing": _MAX,
+}
+# Values that mean the same as leaving the field out.
+SAME_AS_UNSET: dict[str, Any] = {"evaluator_options.eval_scales": [1.0]}
+
+# Stands for any optimizer of tensorflow-addons.
+ADDONS_OPTIMIZER = "tfa.<ClassName>"
+_CONV_TYPES = ("depthwise_separable_conv",)
+CHOICES: dict[str, Sequence[str]] = {
+    "model_options.backbone.drop_path_schedule": ("constant", "linear"),
+    "model_options.backbone.flavor": ("deeplab2", "paper"),
+    "model_options.decoder.decoder_conv_type": _CONV_TYPES,
+    "model_options.panoptic_deeplab.semantic_head.head_conv_type": _CONV_TYPES,
+    "model_options.panoptic_deeplab.instance.instance_decoder_override.decoder_conv_type": _CONV_TYPES,
+    "model_options.panoptic_deeplab.instance.center_head.head_conv_type": _CONV_TYPES,
+    "model_options.panoptic_deeplab.instance.regression_head.head_conv_type": _CONV_TYPES,
+    "trainer_options.precision": ("float32", "mixed_bfloat16"),
+    "trainer_options.loss_options.semantic_loss.name": ("softmax_cross_entropy",),
+    "trainer_options.loss_options.center_loss.name": ("mse",),
+    "trainer_options.loss_options.regression_loss.name": ("l1",),
+    "trainer_options.solver_options.learning_policy": ("poly", "cosine"),
+    "trainer_options.solver_options.optimizer": ("adam", "adamw", "sgd", "radam", ADDONS_OPTIMIZER),
+}
+LOSSES = tuple(f"trainer_options.loss_options.{slot}_loss" for slot in ("semantic", "center", "regression"))
+
+
+class Range(NamedTuple):
+    rule: str
+    holds: Callable[[Any], bool]
+    paths: tuple[str, ...]
+
+
+RANGES: tuple[Range, ...] = (
+    Range(
+        "must be above 0",
+        lambda v: v > 0,
+        (
+            "model_options.backbone.stem_width_multiplier",
+            "model_options.backbone.backbone_width_multiplier",
+            "model_options.backbone.backbone_layer_multiplier",
+            "model_options.decoder.decoder_channels",
+            "model_options.decoder.aspp_channels",
+            "model_options.panoptic_deeplab.instance.instance_decoder_override.decoder_channels",
+            "model_options.panoptic_deeplab.instance.instance_decoder_override.aspp_channels",
+            "trainer_options.num_checkpoints_to_keep",
+            "trainer_options.save_checkpoints_steps",
+            "trainer_options.save_summaries_steps",
+            "trainer_options.steps_per_loop",
+            "trainer_options.solver_options.batchnorm_epsilon",
+            "trainer_options.solver_options.base_learning_rate",
+            "trainer_options.solver_options.poly_learning_power",
+            "trainer_options.solver_options.clip_gradient_norm",
+            "trainer_options.solver_options.training_number_of_steps",
+            "trainer_options.solver_options.lookahead.sync_period",
+            "*_dataset_options.batch_size",
+            "*_dataset_options.sigma",
+            "*_dataset_options.shuffle_buffer_size",
+            "*_dataset_options.augmentations.min_scale_factor",
+            "*_dataset_options.augmentations.max_scale_factor",
+            "evaluator_options.eval_interval",
+            "evaluator_options.keep_k_centers",
+        ),
+    ),
+    Range(
+        "must be 0 or more",
+        lambda v: v >= 0,
+        (
+            *(f"{loss}.weight" for loss in LOSSES),
+            "trainer_options.solver_options.poly_end_learning_rate",
+            "trainer_options.solver_options.warmup_steps",
+            "trainer_options.solver_options.weight_decay",
+            "trainer_options.solver_options.adamw_weight_decay",
+            "trainer_options.solver_options.backbone_learning_rate_multiplier",
+            "*_dataset_options.resize_factor",
+            "*_dataset_options.small_instance_threshold",
+            "*_dataset_options.small_instance_weight",
+            "*_dataset_options.augmentations.scale_factor_step_size",
+            "evaluator_options.stuff_area_limit",
+            "evaluator_options.thing_area_limit",
+            "evaluator_options.num_vis_samples",
+        ),
+    ),
+    Range(
+        "must lie in (0, 1]",
+        lambda v: 0 < v <= 1,
+        (
+            *(f"{loss}.top_k_percent" for loss in LOSSES),
+            "model_options.backbone.drop_path_keep_prob",
+            "trainer_options.solver_options.lookahead.slow_step_size",
+        ),
+    ),
+    Range("must lie in [0, 1)", lambda v: 0 <= v < 1, ("trainer_options.solver_options.batchnorm_momentum",)),
+    Range("must be -1 or above 0", lambda v: v == -1 or v > 0, ("evaluator_options.eval_steps",)),
+    Range("must be -1 or more", lambda v: v >= -1, ("evaluator_options.continuous_eval_timeout",)),
+    Range("must be an odd number above 0", lambda v: v > 0 and v % 2 == 1, ("evaluator_options.nms_kernel",)),
+    Range(
+        "must be 0 (the whole axis) or an odd number from 3 on",
+        lambda v: v == 0 or (v >= 3 and v % 2 == 1),
+        ("model_options.backbone.attention_span",),
+    ),
+    Range("must be 8, 16 or 32", lambda v: v in (8, 16, 32), ("model_options.backbone.output_stride",)),
+)
+
+
+def expand(path: str) -> tuple[str, ...]:
+    """The paths that a table's path stands for."""
+    return (path.replace("*", "train", 1), path.replace("*", "eval", 1)) if path.startswith("*") else (path,)
+
+
+# `REFUSED` with `*` expanded.
+REFUSED_PATHS: dict[str, str] = {p: reason for path, reason in REFUSED.items() for p in expand(path)}

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch normalisation, of features and of attention logits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+
+def batch_norm(norm: Mapping[str, Any] | None = None, **kwargs) -> tf_keras.layers.BatchNormalization:
+    """A batch normalisation over the last axis.
+
+    Args:
+      norm: keyword arguments that a whole network shares: `momentum`, `epsilon`, `synchronized`. None: those of Keras.
+      **kwargs: arguments of this one, as `gamma_initializer` or `name`.
+    """
+    return tf_keras.layers.BatchNormalization(**{**(norm or {}), **kwargs})
+
+
+@tf_keras.utils.register_keras_serializable("deeplab_axial")
+class LogitNormalization(tf_keras.layers.Layer):
+    """Batch normalisation of attention logits, reduced to one factor per term and head.
+
+    The paper normalises each logit term of each head over batch, queries and keys before the softmax. A softmax over
+    the keys does not change when a constant is added to all logits of a query, so mean and `beta` cancel and only
+    `gamma / sqrt(variance + epsilon)` reaches the output. This layer turns the first two moments of the logits into
+    that factor, so that nobody has to pass over the logits to normalise them. `beta` and the moving mean are kept
+    because a checkpoint has them; the gradient of `beta` is zero.
+
+    Args:
+      num_terms: logit terms T (content, query position, key position).
+      num_heads: attention heads N.
+      norm: as for `batch_norm`.
+
+    Call arguments:
+      mean: [T, N] mean of the logits of this batch, float32. Unused in inference.
+      second_moment: [T, N] mean of their squares, float32.
+      training: whether to use, and to update the moving statistics with, the moments given.
+
+    Returns:
+      [T, N] factors, float32.
+    """
+
+    def __init__(self, num_terms: int, num_heads: int, norm: Mapping[str, Any] | None = None, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.num_terms = num_terms
+        self.num_heads = num_heads
+        self.norm = dict(norm or {})
+        self.momentum = self.norm.get("momentum", 0.99)
+        self.epsilon = self.norm.get("epsilon", 1e-3)
+        self.synchronized = self.norm.get("synchronized", False)
+
+    def build(self, input_shape):
+        def weight(name, initializer, trainable):
+            # Moving statistics are averaged when they are read across replicas, as Keras does it.
+            return self.add_weight(
+                name=name,
+                shape=(self.num_terms, self.num_heads),
+                dtype=tf.float32,
+                initializer=initializer,
+                trainable=trainable,
+                synchronization=tf.VariableSynchronization.AUTO if trainable else tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.NONE if trainable else tf.VariableAggregation.MEAN,
+            )
+
+        self.gamma = weight("gamma", "ones", True)
+        self.beta = weight("beta", "zeros", True)
+        self.moving_mean = weight("moving_mean", "zeros", False)
+        self.moving_variance = weight("moving_variance", "ones", False)
+        super().build(input_shape)
+
+    def call(self, mean: tf.Tensor | None, second_moment: tf.Tensor | None, training: bool = False) -> tf.Tensor:
+        if not training:
+            return self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+        replicas = tf.distribute.get_replica_context()
+        if self.synchronized and replicas is not None and replicas.num_replicas_in_sync > 1:
+            mean, second_moment = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, [mean, second_moment])
+        variance = tf.nn.relu(second_moment - tf.square(mean))
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+        return self.gamma * tf.math.rsqrt(variance + self.epsilon)
+
+    def get_config(self):
+        return {**super().get_config(), "num_terms": self.num_terms, "num_heads": self.num_heads, "norm": self.norm}

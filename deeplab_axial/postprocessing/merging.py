@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From semantic and instance maps to one panoptic map, by majority vote (Cheng et al. 2020, section 3.3)."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def merge(
+    semantic: tf.Tensor,
+    instance: tf.Tensor,
+    valid: tf.Tensor,
+    num_instances: int,
+    num_classes: int,
+    thing_ids: Sequence[int],
+    label_divisor: int,
+    ignore_label: int,
+    stuff_area_limit: int = 0,
+    thing_area_limit: int = 0,
+) -> tf.Tensor:
+    """Joins the maps; an instance takes the class that most of its pixels have (the smallest of equals).
+
+    Instance ids count from 1 in each class, in the order in which the instances first appear. Thing pixels without an
+    instance, stuff segments below stuff_area_limit and instances below thing_area_limit become void.
+
+    Args:
+      semantic: [H, W] int32, class of each pixel, in [0, num_classes).
+      instance: [H, W] int32, instance of each thing pixel in 1..num_instances, 0 elsewhere.
+      valid: [H, W] bool, False on the padding around the image; those pixels become void and count nowhere.
+      num_instances: K, slots of instances.
+      num_classes: C.
+      thing_ids: classes that are things.
+      label_divisor: panoptic id = class * label_divisor + instance id.
+      ignore_label: class of void.
+      stuff_area_limit: least pixels of a stuff segment.
+      thing_area_limit: least pixels of an instance.
+
+    Returns:
+      [H, W] int32.
+    """
+    slots = num_instances + 1
+    instance = tf.where(valid, instance, 0)
+    flat_semantic, flat_instance = tf.reshape(semantic, [-1]), tf.reshape(instance, [-1])
+    counts = tf.cast(tf.reshape(valid, [-1]), tf.int32)
+    # One histogram over (instance, class) pairs holds every vote and every area.
+    pair = flat_instance * num_classes + flat_semantic
+    votes = tf.math.unsorted_segment_sum(counts, pair, slots * num_classes)
+    votes = tf.reshape(votes, [slots, num_classes])[1:]  # [K, C]
+    area = tf.reduce_sum(votes, axis=1)  # [K]
+    winner = tf.argmax(votes, axis=1, output_type=tf.int32)  # [K]
+    present = (area > 0) & (area >= thing_area_limit)
+
+    position = tf.range(tf.size(flat_instance))
+    first = tf.math.unsorted_segment_min(position, flat_instance, slots)[1:]  # [K]
+    # Instances of the same class that appear before, [K, K] summed over the second axis.
+    before = present[None, :] & (winner[None, :] == winner[:, None]) & (first[None, :] < first[:, None])
+    number = tf.reduce_sum(tf.cast(before, tf.int32), axis=1) + 1
+    void = ignore_label * label_divisor
+    instance_id = tf.where(present, winner * label_divisor + number, void)  # [K]
+
+    is_thing = [c in set(thing_ids) for c in range(num_classes)]
+    class_area = tf.math.unsorted_segment_sum(counts, flat_semantic, num_classes)
+    kept = tf.logical_not(is_thing) & (class_area >= stuff_area_limit)
+    stuff_id = tf.where(kept, tf.range(num_classes) * label_divisor, void)  # [C]; things without instance are void
+    of_thing, of_stuff = tf.gather(instance_id, tf.maximum(instance - 1, 0)), tf.gather(stuff_id, semantic)
+    return tf.where(valid, tf.where(instance > 0, of_thing, of_stuff), void)

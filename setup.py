@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Package metadata; tool settings live in pyproject.toml."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+TEST = ["pytest>=7.4", "hypothesis>=6.90", "cityscapesscripts>=2.2"]
+
+setup(
+    name="deeplab-axial",
+    version="0.1.0",
+    description="Axial-DeepLab panoptic segmentation for TensorFlow: train, evaluate and export from textproto configs",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["deeplab_axial", "deeplab_axial.*"]),
+    package_data={"deeplab_axial": ["protos/*.pyi", "templates/*.html"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "absl-py>=1.4",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "pillow>=10.1",
+        "protobuf>=4.25",
+        "pycocotools>=2.0.7",
+        "tensorboard>=2.15",
+        "tensorflow>=2.15.1",
+        "tf-keras>=2.15.1",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.15,<0.18"],
+        # tensorflow-addons reached its end of life in 2024 and needs TensorFlow < 2.16 and Python < 3.12.
+        "addons": ["tensorflow-addons==0.23.0", "tensorflow==2.15.1", "tf-keras==2.15.1"],
+    },
+    entry_points={"console_scripts": ["deeplab-axial = deeplab_axial.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)

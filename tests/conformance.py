@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One list of layers, and what every layer must do. A new layer gets all checks for one line in CASES."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from deeplab_axial.backbones.axial_resnet import AxialResNet
+from deeplab_axial.layers.aspp import ASPP
+from deeplab_axial.layers.axial_attention import AxialAttention, AxialAttention2D
+from deeplab_axial.layers.convolution import ConvBN, SeparableConvBN
+from deeplab_axial.layers.residual_block import BottleneckBlock
+from deeplab_axial.layers.squeeze_excite import SqueezeExcite
+from deeplab_axial.layers.stems import Stem
+from deeplab_axial.models.decoder import Decoder
+from deeplab_axial.models.heads import Head
+from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
+from tests.compare import assert_nest_close, random_tensor, vary_weights
+
+Shapes = tuple[int, ...] | dict[str, tuple[int, ...]]
+
+
+class Case(NamedTuple):
+    """A layer to check.
+
+    Attributes:
+      name: of the case.
+      make: makes the layer.
+      shapes: [B, H, W, C] of its input, or of each entry of its input.
+      other_shapes: of an input of another size.
+      has_config: whether the layer is made from plain arguments.
+    """
+
+    name: str
+    make: Callable[[], tf_keras.layers.Layer]
+    shapes: Shapes
+    other_shapes: Shapes
+    has_config: bool = True
+
+
+_ATTENTION = {"key_depth": 8, "value_depth": 16, "num_heads": 2}
+_ENDPOINTS = {"res5": (2, 3, 4, 8), "res3": (2, 5, 7, 6), "res2": (2, 9, 13, 4)}
+_OTHER_ENDPOINTS = {"res5": (1, 4, 4, 8), "res3": (1, 7, 7, 6), "res2": (1, 14, 13, 4)}
+_LOW_LEVEL = [("res3", 4), ("res2", 2)]
+
+
+def _attention(**kwargs) -> AxialAttention:
+    return AxialAttention(**{"axis": "width", **_ATTENTION, **kwargs})
+
+
+def _backbone(**kwargs) -> AxialResNet:
+    shared = {"num_blocks": [1, 1, 1, 2], "output_stride": 16, "width_multiplier": 0.125}
+    return AxialResNet(**shared, keep_prob=(0.9, "linear"), **kwargs)
+
+
+def _paper_backbone() -> AxialResNet:
+    stem = {"kind": "three_conv", "width_multiplier": 0.125, "max_pool": True}
+    return _backbone(stem=stem, attention={"span": 5})
+
+
+def _deeplab2_backbone() -> AxialResNet:
+    stem = {"kind": "conv7x7", "width_multiplier": 0.125}
+    return _backbone(stem=stem, striding="subsample", block={"use_squeeze_and_excite": True})
+
+
+def _convolutional_backbone() -> AxialResNet:
+    return _backbone(stem={"kind": "conv7x7", "width_multiplier": 0.125}, axial_from_stride=None)
+
+
+def _panoptic_deeplab() -> PanopticDeepLab:
+    return PanopticDeepLab(
+        backbone=_paper_backbone(),
+        semantic_decoder=Decoder("res5", _LOW_LEVEL, 8, 8, name="semantic_decoder"),
+        semantic_head=Head(5, 8, name="semantic_head"),
+        instance_decoder=Decoder("res5", _LOW_LEVEL, 4, 4, name="instance_decoder"),
+        center_head=Head(1, 4, name="center_head"),
+        offset_head=Head(2, 4, name="offset_head"),
+    )
+
+
+def _case(name: str, make: Callable, channels: int = 8) -> Case:
+    return Case(name, make, (2, 7, 11, channels), (3, 13, 6, channels))
+
+
+CASES = [
+    _case("attention", _attention),
+    _case("attention_height", lambda: _attention(axis="height")),
+    _case("attention_span", lambda: _attention(span=5)),
+    _case(
+        "attention_content_only", lambda: _attention(query_position=False, key_position=False, value_position=False)
+    ),
+    _case("attention_no_norm", lambda: _attention(use_batch_norm=False)),
+    _case("attention_2d_average_pool", lambda: AxialAttention2D(_ATTENTION, 2, "average_pool")),
+    _case("attention_2d_subsample", lambda: AxialAttention2D({**_ATTENTION, "span": 5}, 2, "subsample")),
+    _case("bottleneck", lambda: BottleneckBlock(4, 2)),
+    _case("bottleneck_dilated", lambda: BottleneckBlock(2, dilation=2)),
+    _case("bottleneck_axial", lambda: BottleneckBlock(4, 2, attention=_ATTENTION, expansion=2)),
+    _case(
+        "bottleneck_axial_squeeze_drop_path",
+        lambda: BottleneckBlock(2, attention=_ATTENTION, keep_prob=0.9, use_squeeze_and_excite=True),
+    ),
+    _case("stem_conv7x7", lambda: Stem("conv7x7", 0.125), 3),
+    _case("stem_conv7x7_pool", lambda: Stem("conv7x7", 0.125, max_pool=True), 3),
+    _case("stem_three_conv", lambda: Stem("three_conv", 0.125), 3),
+    _case("stem_three_conv_pool", lambda: Stem("three_conv", 0.125, max_pool=True), 3),
+    _case("conv_bn", lambda: ConvBN(4, 3, 2, norm={"momentum": 0.9, "epsilon": 0.01})),
+    _case("conv_bn_dilated", lambda: ConvBN(4, 3, dilation=2, activate=False)),
+    _case("separable_conv_bn", lambda: SeparableConvBN(4)),
+    _case("squeeze_excite", SqueezeExcite),
+    _case("aspp_projection", lambda: ASPP(4)),
+    _case("aspp", lambda: ASPP(4, (1, 2, 3))),
+    _case("aspp_pool_size", lambda: ASPP(4, (1, 2, 3), (6, 5))),
+    Case("decoder", lambda: Decoder("res5", _LOW_LEVEL, 8, 8), _ENDPOINTS, _OTHER_ENDPOINTS),
+    Case("decoder_aspp", lambda: Decoder("res5", _LOW_LEVEL, 8, 8, (1, 2, 3)), _ENDPOINTS, _OTHER_ENDPOINTS),
+    _case("head", lambda: Head(3, 4)),
+    Case("backbone_paper", _paper_backbone, (2, 65, 49, 3), (1, 97, 113, 3)),
+    Case("backbone_deeplab2", _deeplab2_backbone, (2, 65, 49, 3), (1, 81, 97, 3)),
+    Case("backbone_convolutional", _convolutional_backbone, (2, 65, 49, 3), (1, 81, 97, 3)),
+    Case("panoptic_deeplab", _panoptic_deeplab, (2, 65, 81, 3), (1, 97, 113, 3), has_config=False),
+]
+
+
+def _inputs(shapes: Shapes) -> Any:
+    if isinstance(shapes, dict):
+        return {key: random_tensor(shape, i) for i, (key, shape) in enumerate(shapes.items())}
+    scale = 100.0 if shapes[-1] == 3 else 1.0  # images
+    return scale * random_tensor(shapes)
+
+
+def _unknown_sizes(shapes: Shapes) -> Any:
+    if isinstance(shapes, dict):
+        return {key: tf.TensorSpec([None, None, None, shape[-1]]) for key, shape in shapes.items()}
+    return tf.TensorSpec([None, None, None, shapes[-1]])
+
+
+def _make(case: Case) -> tuple[tf_keras.layers.Layer, Any]:
+    """A layer with weights off their initial values, and an input."""
+    tf_keras.utils.set_random_seed(0)
+    layer, inputs = case.make(), _inputs(case.shapes)
+    layer(inputs)
+    vary_weights(layer)
+    return layer, inputs
+
+
+def check_graph_and_xla_equal_eager(case: Case) -> None:
+    """The same numbers whichever way TensorFlow runs the layer."""
+    layer, inputs = _make(case)
+    expected = layer(inputs)
+    for jit_compile in (False, True):
+        assert_nest_close(tf.function(layer, jit_compile=jit_compile)(inputs), expected)
+
+
+def check_unknown_sizes(case: Case) -> None:
+    """One traced function serves every batch, height and width."""
+    layer, _ = _make(case)
+    function = tf.function(lambda x: layer(x), input_signature=[_unknown_sizes(case.shapes)])
+    for shapes in (case.shapes, case.other_shapes):
+        assert_nest_close(function(_inputs(shapes)), layer(_inputs(shapes)))
+
+
+def check_config_round_trip(case: Case) -> None:
+    """A layer comes back from its JSON with the same arguments and, given the same weights, the same output."""
+    layer, inputs = _make(case)
+    text = json.dumps(tf_keras.saving.serialize_keras_object(layer))
+    copy = tf_keras.saving.deserialize_keras_object(json.loads(text))
+    assert type(copy) is type(layer)
+    assert json.dumps(copy.get_config()) == json.dumps(layer.get_config())
+    copy(inputs)
+    assert [w.shape for w in copy.weights] == [w.shape for w in layer.weights]
+    copy.set_weights(layer.get_weights())
+    assert_nest_close(copy(inputs), layer(inputs), 1e-6)
+
+
+def check_saved_model(case: Case, folder: str) -> None:
+    """The layer inside a SavedModel, of any input size, gives what it gives outside."""
+    layer, inputs = _make(case)
+    module = tf.Module()
+    module.layer = layer
+    module.run = tf.function(lambda x: layer(x), input_signature=[_unknown_sizes(case.shapes)])
+    tf.saved_model.save(module, folder)
+    loaded = tf.saved_model.load(folder)
+    assert_nest_close(loaded.run(inputs), layer(inputs))
+
+
+def check_mixed_bfloat16(case: Case) -> None:
+    """Under mixed precision variables stay float32, and the output is about that of float32."""
+    layer, inputs = _make(case)
+    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        half, _ = _make(case)
+    finally:
+        tf_keras.mixed_precision.set_global_policy("float32")
+    assert all(w.dtype == tf.float32 for w in half.trainable_weights)
+    half.set_weights(layer.get_weights())
+    for training in (False, True):
+        actual = tf.nest.flatten(half(inputs, **_training(half, training)))
+        assert all(np.isfinite(tf.cast(x, tf.float32)).all() for x in actual)
+        if not training:
+            for x, expected in zip(actual, tf.nest.flatten(layer(inputs))):
+                difference = tf.reduce_mean(tf.abs(tf.cast(x, tf.float32) - expected))
+                assert difference < 0.05 * tf.math.reduce_std(expected)
+
+
+def check_other_size_after_build(case: Case) -> None:
+    """A layer forgets the size it was built on: another gives no new weight and the output of a fresh layer."""
+    layer, _ = _make(case)
+    count = len(layer.weights)
+    inputs = _inputs(case.other_shapes)
+    output = layer(inputs)
+    assert len(layer.weights) == count
+    fresh = case.make()
+    fresh(inputs)
+    fresh.set_weights(layer.get_weights())
+    assert_nest_close(fresh(inputs), output, 1e-6)
+
+
+def check_training(case: Case) -> None:
+    """Training moves every moving statistic, and every weight but the beta of the logits has a gradient."""
+    layer, inputs = _make(case)
+    statistics = [w for w in layer.non_trainable_weights if "moving_" in w.name]
+    before = [w.numpy() for w in statistics]
+    with tf.GradientTape() as tape:
+        outputs = tf.nest.flatten(layer(inputs, **_training(layer, True)))
+        loss = tf.add_n([tf.reduce_sum(x * random_tensor(x.shape, i)) for i, x in enumerate(outputs)])
+    for weight, gradient in zip(layer.trainable_weights, tape.gradient(loss, layer.trainable_weights)):
+        if weight.name.endswith("logit_norm/beta:0"):
+            assert gradient is None  # it cancels in the softmax
+            continue
+        assert gradient is not None, weight.name
+        gradient = tf.convert_to_tensor(gradient)
+        assert np.isfinite(gradient).all(), weight.name
+        assert tf.reduce_any(gradient != 0), weight.name
+    for weight, value in zip(statistics, before):
+        assert (weight.numpy() != value).any(), weight.name
+
+
+def _training(layer: tf_keras.layers.Layer, training: bool) -> dict[str, bool]:
+    return {} if isinstance(layer, SqueezeExcite) else {"training": training}  # it is the same in training

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that several folders of tests share."""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+class SceneRecords(NamedTuple):
+    """Globs of the record files of two splits of synthetic scenes, 48 x 64 pixels each."""
+
+    train: str
+    val: str
+    num_train: int
+    num_val: int
+
+
+@pytest.fixture(scope="session")
+def scene_records(tmp_path_factory) -> SceneRecords:
+    """Seven training and five validation scenes, converted to records."""
+    from deeplab_axial.data import scenes
+    from deeplab_axial.data.converters import coco_panoptic
+
+    root: pathlib.Path = tmp_path_factory.mktemp("scene_records")
+    scenes.write_scenes(root / "scenes", num_train=7, num_val=5, height=48, width=64, seed=3)
+    for split, shards in (("train", 3), ("val", 2)):
+        folder = root / "scenes"
+        coco_panoptic.convert(
+            folder / split,
+            folder / f"panoptic_{split}.json",
+            folder / f"panoptic_{split}",
+            root / split,
+            num_shards=shards,
+            name="scenes",
+        )
+    return SceneRecords(str(root / "train" / "*.tfrecord"), str(root / "val" / "*.tfrecord"), 7, 5)

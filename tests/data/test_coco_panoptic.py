@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO panoptic -> TFRecords: read back pixel by pixel, and every kind of bad input."""
+
+import io
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from deeplab_axial.data import records, scenes
+from deeplab_axial.data.converters.coco_panoptic import convert
+from deeplab_axial.errors import InputError
+
+SAMPLE = pathlib.Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_sample"
+
+
+class Source:
+    """A data set in COCO panoptic format that a test may spoil."""
+
+    def __init__(self, image_dir, json_path, panoptic_dir, output_dir):
+        self.image_dir, self.json, self.panoptic_dir, self.output = image_dir, json_path, panoptic_dir, output_dir
+
+    def convert(self, **kwargs):
+        return convert(self.image_dir, self.json, self.panoptic_dir, self.output, **kwargs)
+
+    def load(self) -> dict:
+        return json.loads(self.json.read_text())
+
+    def save(self, content):
+        self.json.write_text(json.dumps(content))
+
+    def segment_ids(self, file_name) -> np.ndarray:
+        return np.asarray(Image.open(self.panoptic_dir / file_name).convert("RGB"), np.int64) @ [1, 256, 65536]
+
+    def records(self, info) -> dict[str, dict]:
+        """The records under their file names."""
+        files = [str(self.output / shard.file) for shard in info.shards]
+        parsed = [records.parse_example(r) for r in tf.data.TFRecordDataset(files)]
+        assert len(parsed) == info.num_images
+        return {p[records.FILENAME].numpy().decode(): p for p in parsed}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clean")
+    scenes.write_scenes(str(folder), 40, 1, 48, 64, seed=3)
+    return folder
+
+
+@pytest.fixture
+def source(clean, tmp_path):
+    root = tmp_path / "scenes"
+    shutil.copytree(clean, root)
+    return Source(root / "train", root / "panoptic_train.json", root / "panoptic_train", tmp_path / "records")
+
+
+def _check_round_trip(source: Source, info: records.DatasetInfo):
+    """Compares every pixel with a slow, direct reading of the JSON."""
+    content = source.load()
+    images = {i["id"]: i for i in content["images"]}
+    by_category = {c.category_id: c for c in info.label_space.classes}
+    divisor = info.label_space.label_divisor
+    parsed = source.records(info)
+    pixels = dict.fromkeys(range(info.label_space.num_classes), 0)
+    for annotation in content["annotations"]:
+        image = images[annotation["image_id"]]
+        record = parsed[image["file_name"]]
+        assert record[records.ENCODED].numpy() == (source.image_dir / image["file_name"]).read_bytes()
+        ids = source.segment_ids(annotation["file_name"])
+        expected, counts, crowd = np.zeros(ids.shape, np.int64), {}, []
+        for segment in annotation["segments_info"]:
+            label = by_category[segment["category_id"]]
+            counts[label.id] = counts.get(label.id, 0) + 1
+            panoptic_id = label.id * divisor + counts[label.id] - (0 if label.is_thing else 1)
+            expected[ids == segment["id"]] = panoptic_id
+            if segment["iscrowd"]:
+                crowd.append(panoptic_id)
+        found = records.decode_panoptic(
+            record[records.SEGMENTATION].numpy(), records.PNG, image["height"], image["width"]
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert record[records.CROWD_IDS].numpy().tolist() == crowd
+        for class_id in pixels:
+            pixels[class_id] += int((expected // divisor == class_id).sum())
+    assert info.class_pixels == pixels
+
+
+def test_round_trip_of_scenes(source):
+    info = source.convert(num_shards=7)
+    _check_round_trip(source, info)
+    assert (info.num_images, info.max_height, info.max_width) == (40, 48, 64)
+    assert records.DatasetInfo.read(source.output) == info
+    files = sorted(f.name for f in source.output.glob("coco_panoptic-*.tfrecord"))
+    assert files == [f"coco_panoptic-{i:05d}-of-00007.tfrecord" for i in range(7)] == [s.file for s in info.shards]
+    assert records.check_shards([source.output / f for f in files]) == [s.records for s in info.shards]
+    assert [s.bytes for s in info.shards] == [(source.output / f).stat().st_size for f in files]
+    assert any(p[records.CROWD_IDS].shape[0] for p in source.records(info).values())
+
+
+def test_classes_are_things_then_stuff_by_category_id(source):
+    space = source.convert().label_space
+    assert [(c.id, c.name, c.category_id, c.is_thing) for c in space.classes] == [
+        (1, "ball", 5, True),
+        (2, "crate", 8, True),
+        (3, "star", 22, True),
+        (4, "sky", 3, False),
+        (5, "meadow", 21, False),
+        (6, "water", 25, False),
+        (7, "brick wall", 31, False),
+    ]
+    assert (space.num_classes, space.ignore_label, space.label_divisor) == (8, 0, 256)
+    assert space.by_id[1].color == (220, 60, 60)
+
+
+def test_categories_without_colors_get_distinct_ones(source):
+    content = source.load()
+    for category in content["categories"]:
+        del category["color"]
+    source.save(content)
+    classes = source.convert().label_space.classes
+    assert len({c.color for c in classes}) == len(classes)
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="needs COCO's two sample images in ../shared beside the checkout")
+def test_round_trip_of_real_coco_images(tmp_path):
+    source = Source(SAMPLE / "input_images", SAMPLE / "panoptic_examples.json", SAMPLE / "panoptic_examples", tmp_path)
+    info = source.convert()
+    _check_round_trip(source, info)
+    space = info.label_space
+    assert (space.num_classes, space.thing_ids) == (134, tuple(range(1, 81)))
+    assert space.by_id[1].name == "person"
+    assert len(info.shards) == info.num_images == 2
+    assert sum(p[records.CROWD_IDS].shape[0] for p in source.records(info).values()) == 3
+
+
+def test_converting_again_leaves_no_old_shards(source):
+    source.convert(num_shards=5)
+    info = source.convert(num_shards=2)
+    assert sorted(f.name for f in source.output.glob("*.tfrecord")) == [s.file for s in info.shards]
+
+
+def test_second_stuff_segment_of_a_class_gets_its_own_instance_id(source):
+    content = source.load()
+    annotation, segment = next(
+        (a, s) for a in content["annotations"] for s in a["segments_info"] if s["category_id"] == 21
+    )
+    ids = source.segment_ids(annotation["file_name"])
+    rows = np.arange(ids.shape[0])[:, None]
+    half = (ids == segment["id"]) & (rows > np.median(np.nonzero(ids == segment["id"])[0]))
+    ids[half] = 77
+    planes = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)
+    Image.fromarray(planes).save(source.panoptic_dir / annotation["file_name"])
+    annotation["segments_info"].append({**segment, "id": 77, "area": int(half.sum())})
+    source.save(content)
+    _check_round_trip(source, source.convert())
+
+
+def _spoil(path, value):
+    """A change of the JSON: sets, or with `...` deletes, the entry at the end of the path."""
+
+    def change(content):
+        for key in path[:-1]:
+            content = content[key]
+        if value is ...:
+            del content[path[-1]]
+        else:
+            content[path[-1]] = value
+
+    return change
+
+
+SEGMENT = ("annotations", 1, "segments_info", 0)
+JSON_CASES = {
+    "no images": (_spoil(("images",), ...), r"'images' must be a non-empty list.*NoneType"),
+    "empty annotations": (_spoil(("annotations",), []), "'annotations' must be a non-empty list.*empty list"),
+    "image without name": (_spoil(("images", 2, "file_name"), ...), r"images\[2\].*'file_name'.*None"),
+    "repeated image id": (_spoil(("images", 2, "id"), 1), r"images\[2\] \(000003.jpg\): 'id'"),
+    "no height": (_spoil(("images", 2, "height"), "48"), r"images\[2\]: 'height'.*Received: '48'"),
+    "unknown image": (_spoil(("annotations", 1, "image_id"), 999), r"000002.png.*'image_id'.*999"),
+    "annotated twice": (_spoil(("annotations", 1, "image_id"), 1), r"000002.png.*'image_id'.*at most once"),
+    "no segments_info": (_spoil(("annotations", 1, "segments_info"), ...), r"000002.png.*'segments_info'"),
+    "segment id 0": (_spoil((*SEGMENT, "id"), 0), r"000002.png.*segments_info\[0\]: 'id'.*Received: 0"),
+    "bad iscrowd": (_spoil((*SEGMENT, "iscrowd"), 2), r"000002.png.*'iscrowd'.*Received: 2"),
+    "unknown category": (_spoil((*SEGMENT, "category_id"), 4), r"000002.png.*category_id.*Received: 4"),
+    "repeated category": (_spoil(("categories", 1, "id"), 3), r"category ids must be distinct.*\[3\]"),
+    "bad color": (_spoil(("categories", 1, "color"), [1, 2]), r"categories\[1\]: 'color'"),
+    "no isthing": (_spoil(("categories", 1, "isthing"), ...), r"categories\[1\]: 'isthing'.*None"),
+    "missing image": (_spoil(("images", 2, "file_name"), "gone.jpg"), r"gone.jpg does not exist.*1 of 40.*--image_dir"),
+    "missing png": (_spoil(("annotations", 2, "file_name"), "gone.png"), r"gone.png does not exist.*--panoptic_dir"),
+}
+
+
+@pytest.mark.parametrize("case", JSON_CASES)
+def test_bad_json_is_refused_before_anything_is_written(source, case):
+    change, message = JSON_CASES[case]
+    content = source.load()
+    change(content)
+    source.save(content)
+    with pytest.raises(InputError, match=message):
+        source.convert()
+    assert not source.output.exists()
+
+
+def test_repeated_segment_id_is_refused(source):
+    content = source.load()
+    segments = content["annotations"][1]["segments_info"]
+    segments.append(dict(segments[0]))
+    source.save(content)
+    with pytest.raises(InputError, match=rf"000002.png.*Received twice: {segments[0]['id']}"):
+        source.convert()
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1]"])
+def test_a_file_that_is_no_panoptic_json(source, text):
+    source.json.write_text(text)
+    with pytest.raises(InputError, match=r"panoptic_train\.json"):
+        source.convert()
+    source.json.unlink()
+    with pytest.raises(InputError, match=r"panoptic_train\.json cannot be read"):
+        source.convert()
+
+
+def test_too_many_instances_name_the_label_divisor(source):
+    with pytest.raises(InputError, match=r"\.png.*at most 1 segments.*larger --label_divisor than 2"):
+        source.convert(label_divisor=2)
+    with pytest.raises(InputError, match="smaller --label_divisor"):
+        source.convert(label_divisor=2**22)
+    with pytest.raises(InputError, match="at least 2"):
+        source.convert(label_divisor=1)
+
+
+@pytest.mark.parametrize("kwargs", [{"num_shards": 0}, {"name": "a/b"}, {"name": ""}])
+def test_bad_arguments(source, kwargs):
+    with pytest.raises(InputError, match=f"--{next(iter(kwargs))} .*Received"):
+        source.convert(**kwargs)
+
+
+def _jpeg(width, height) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: data[: len(data) // 2], r"000002.jpg must be a JPEG or PNG image that decodes"),
+        (lambda data: b"", r"000002.jpg must be a JPEG or PNG image that decodes. Received: 0 bytes"),
+        (lambda data: _jpeg(48, 64), r"000002.jpg must be as large as the JSON says, 48 x 64.*64 x 48"),
+    ],
+)
+def test_bad_images(source, spoil, message):
+    path = source.image_dir / "000002.jpg"
+    path.write_bytes(spoil(path.read_bytes()))
+    source.output.mkdir()
+    (source.output / "dataset.json").write_text("of an earlier conversion")
+    with pytest.raises(InputError, match=message):
+        source.convert(num_shards=1)
+    assert list(source.output.iterdir()) == []  # no half shard, and no dataset.json that would vouch for one
+
+
+def _edit_png(source, edit):
+    path = source.panoptic_dir / "000002.png"
+    edit(Image.open(path)).save(path)
+
+
+def _with_new_id(image):
+    colors = np.array(image)
+    colors[0, 0] = (9, 1, 0)
+    return Image.fromarray(colors)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_with_new_id, r"000002.png must show exactly the segments.*ids \[265\] in the PNG only"),
+        (lambda image: Image.new("RGB", image.size), r"000002.png.*ids \[\] in the PNG only, ids \[\d+"),
+        (lambda image: image.resize((64, 40), 0), r"000002.png must be as large as the JSON says, 48 x 64.*40 x 64"),
+        (lambda image: image.convert("L"), r"000002.png must be an RGB image.*mode L"),
+    ],
+)
+def test_bad_pngs(source, edit, message):
+    _edit_png(source, edit)
+    with pytest.raises(InputError, match=message):
+        source.convert()
+    assert not (source.output / "dataset.json").exists()
+
+
+def test_a_png_that_does_not_decode(source):
+    path = source.panoptic_dir / "000002.png"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"000002.png must be a PNG that decodes"):
+        source.convert()
+
+
+def test_an_output_folder_that_cannot_be_written(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    source.output = tmp_path / "file" / "below"
+    with pytest.raises(InputError, match=r"--output_dir must be a folder that can be written"):
+        source.convert()
+
+
+def test_folders_that_do_not_exist(source, tmp_path):
+    source.image_dir = tmp_path / "nowhere"
+    with pytest.raises(InputError, match=r"--image_dir must be a folder.*nowhere"):
+        source.convert()

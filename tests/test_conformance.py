@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every layer and every model passes the shared checks."""
+
+import pytest
+
+from tests import conformance
+
+each = pytest.mark.parametrize("case", conformance.CASES, ids=lambda case: case.name)
+
+
+@each
+def test_graph_and_xla_equal_eager(case):
+    conformance.check_graph_and_xla_equal_eager(case)
+
+
+@each
+def test_unknown_sizes(case):
+    conformance.check_unknown_sizes(case)
+
+
+@pytest.mark.parametrize("case", [c for c in conformance.CASES if c.has_config], ids=lambda case: case.name)
+def test_config_round_trip(case):
+    conformance.check_config_round_trip(case)
+
+
+@each
+def test_saved_model(case, tmp_path):
+    conformance.check_saved_model(case, str(tmp_path))
+
+
+@each
+def test_mixed_bfloat16(case):
+    conformance.check_mixed_bfloat16(case)
+
+
+@each
+def test_other_size_after_build(case):
+    conformance.check_other_size_after_build(case)
+
+
+@each
+def test_training(case):
+    conformance.check_training(case)
