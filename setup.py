@@ -26,7 +26,6 @@ setup(
         "numpy>=1.26",
         "pillow>=10.1",
         "protobuf>=4.25",
-        "pycocotools>=2.0.7",
         "tensorboard>=2.15",
         "tensorflow>=2.15.1",
         "tf-keras>=2.15.1",

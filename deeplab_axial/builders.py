@@ -187,6 +187,11 @@ def build_optimizer(options: config_pb2.ExperimentOptions) -> tf_keras.optimizer
         )
         decay = None
     if solver.optimizer.startswith("tfa."):
+        if solver.HasField("lookahead"):
+            raise InputError(
+                "trainer_options.solver_options.lookahead wraps the optimizers of tf_keras only. Received: "
+                f'optimizer "{solver.optimizer}". Remove lookahead, or use optimizer "radam".'
+            )
         optimizer = addons.tfa_optimizer(solver.optimizer.removeprefix("tfa."), learning_rate=rate)
     elif solver.optimizer == "adam":
         optimizer = tf_keras.optimizers.Adam(rate, weight_decay=decay)

@@ -36,6 +36,7 @@ REFUSED: dict[str, str] = {
     "trainer_options.loss_options.mask_id_cross_entropy_loss": _MAX,
     "trainer_options.loss_options.instance_discrimination_loss": _MAX,
     "trainer_options.loss_options.depth_loss": _DEPTH,
+    "trainer_options.solver_options.backbone_learning_rate_multiplier": _LATER,
     "*_dataset_options.use_two_frames": _VIDEO,
     "*_dataset_options.use_next_frame": _VIDEO,
     "*_dataset_options.cameras_to_use": _VIDEO,

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import tensorflow as tf
 import tf_keras
 
-# Moving statistics and the state of random generators are weights, but no parameters.
-_NO_PARAMETERS = ("moving_mean", "moving_variance", "StateVar")
+# Moving statistics are weights, but no parameters.
+_NO_PARAMETERS = ("moving_mean", "moving_variance")
 
 
 class Part(NamedTuple):

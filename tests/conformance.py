@@ -13,6 +13,7 @@ from deeplab_axial.backbones.axial_resnet import AxialResNet
 from deeplab_axial.layers.aspp import ASPP
 from deeplab_axial.layers.axial_attention import AxialAttention, AxialAttention2D
 from deeplab_axial.layers.convolution import ConvBN, SeparableConvBN
+from deeplab_axial.layers.drop_path import DropPath
 from deeplab_axial.layers.residual_block import BottleneckBlock
 from deeplab_axial.layers.squeeze_excite import SqueezeExcite
 from deeplab_axial.layers.stems import Stem
@@ -33,6 +34,7 @@ class Case(NamedTuple):
       shapes: [B, H, W, C] of its input, or of each entry of its input.
       other_shapes: of an input of another size.
       has_config: whether the layer is made from plain arguments.
+      scale: standard deviation of the input.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Case(NamedTuple):
     shapes: Shapes
     other_shapes: Shapes
     has_config: bool = True
+    scale: float = 1.0
 
 
 _ATTENTION = {"key_depth": 8, "value_depth": 16, "num_heads": 2}
@@ -53,8 +56,14 @@ def _attention(**kwargs) -> AxialAttention:
 
 
 def _backbone(**kwargs) -> AxialResNet:
-    shared = {"num_blocks": [1, 1, 1, 2], "output_stride": 16, "width_multiplier": 0.125}
-    return AxialResNet(**shared, keep_prob=(0.9, "linear"), **kwargs)
+    shared = {
+        "num_blocks": [1, 1, 1, 1],
+        "axial_from_stride": 8,
+        "output_stride": 16,
+        "width_multiplier": 0.125,
+        "norm": {"momentum": 0.0},
+    }
+    return AxialResNet(**{**shared, **kwargs}, keep_prob=(0.9, "linear"))
 
 
 def _paper_backbone() -> AxialResNet:
@@ -68,17 +77,19 @@ def _deeplab2_backbone() -> AxialResNet:
 
 
 def _convolutional_backbone() -> AxialResNet:
-    return _backbone(stem={"kind": "conv7x7", "width_multiplier": 0.125}, axial_from_stride=None)
+    stem = {"kind": "conv7x7", "width_multiplier": 0.125}
+    return _backbone(stem=stem, axial_from_stride=None, num_blocks=[1, 1, 1, 2])
 
 
 def _panoptic_deeplab() -> PanopticDeepLab:
+    norm = {"momentum": 0.0}
     return PanopticDeepLab(
-        backbone=_paper_backbone(),
-        semantic_decoder=Decoder("res5", _LOW_LEVEL, 8, 8, name="semantic_decoder"),
-        semantic_head=Head(5, 8, name="semantic_head"),
-        instance_decoder=Decoder("res5", _LOW_LEVEL, 4, 4, name="instance_decoder"),
-        center_head=Head(1, 4, name="center_head"),
-        offset_head=Head(2, 4, name="offset_head"),
+        backbone=_backbone(stem={"kind": "three_conv", "width_multiplier": 0.125}, axial_from_stride=16),
+        semantic_decoder=Decoder("res5", _LOW_LEVEL, 8, 8, norm=norm, name="semantic_decoder"),
+        semantic_head=Head(5, 8, norm=norm, name="semantic_head"),
+        instance_decoder=Decoder("res5", _LOW_LEVEL, 4, 4, norm=norm, name="instance_decoder"),
+        center_head=Head(1, 4, norm=norm, name="center_head"),
+        offset_head=Head(2, 4, norm=norm, name="offset_head"),
     )
 
 
@@ -90,9 +101,7 @@ CASES = [
     _case("attention", _attention),
     _case("attention_height", lambda: _attention(axis="height")),
     _case("attention_span", lambda: _attention(span=5)),
-    _case(
-        "attention_content_only", lambda: _attention(query_position=False, key_position=False, value_position=False)
-    ),
+    _case("attention_content_only", lambda: _attention(query_position=False, key_position=False, value_position=False)),
     _case("attention_no_norm", lambda: _attention(use_batch_norm=False)),
     _case("attention_2d_average_pool", lambda: AxialAttention2D(_ATTENTION, 2, "average_pool")),
     _case("attention_2d_subsample", lambda: AxialAttention2D({**_ATTENTION, "span": 5}, 2, "subsample")),
@@ -111,6 +120,7 @@ CASES = [
     _case("conv_bn_dilated", lambda: ConvBN(4, 3, dilation=2, activate=False)),
     _case("separable_conv_bn", lambda: SeparableConvBN(4)),
     _case("squeeze_excite", SqueezeExcite),
+    _case("drop_path", lambda: DropPath(0.8)),
     _case("aspp_projection", lambda: ASPP(4)),
     _case("aspp", lambda: ASPP(4, (1, 2, 3))),
     _case("aspp_pool_size", lambda: ASPP(4, (1, 2, 3), (6, 5))),
@@ -120,29 +130,37 @@ CASES = [
     Case("backbone_paper", _paper_backbone, (2, 65, 49, 3), (1, 97, 113, 3)),
     Case("backbone_deeplab2", _deeplab2_backbone, (2, 65, 49, 3), (1, 81, 97, 3)),
     Case("backbone_convolutional", _convolutional_backbone, (2, 65, 49, 3), (1, 81, 97, 3)),
-    Case("panoptic_deeplab", _panoptic_deeplab, (2, 65, 81, 3), (1, 97, 113, 3), has_config=False),
+    Case("panoptic_deeplab", _panoptic_deeplab, (2, 65, 81, 3), (1, 97, 113, 3), has_config=False, scale=100),
 ]
 
 
-def _inputs(shapes: Shapes) -> Any:
+def _inputs(case: Case, other: bool = False) -> Any:
+    shapes = case.other_shapes if other else case.shapes
     if isinstance(shapes, dict):
         return {key: random_tensor(shape, i) for i, (key, shape) in enumerate(shapes.items())}
-    scale = 100.0 if shapes[-1] == 3 else 1.0  # images
-    return scale * random_tensor(shapes)
+    return case.scale * random_tensor(shapes)
 
 
-def _unknown_sizes(shapes: Shapes) -> Any:
+def _function_of_any_size(layer: tf_keras.layers.Layer, shapes: Shapes) -> Callable:
+    """The layer as a function of inputs whose batch, height and width are not known."""
     if isinstance(shapes, dict):
-        return {key: tf.TensorSpec([None, None, None, shape[-1]]) for key, shape in shapes.items()}
-    return tf.TensorSpec([None, None, None, shapes[-1]])
+        spec = {key: tf.TensorSpec([None, None, None, shape[-1]]) for key, shape in shapes.items()}
+    else:
+        spec = tf.TensorSpec([None, None, None, shapes[-1]])
+    # Without autograph, which this library does not need, tracing is several times faster.
+    return tf.function(lambda x: layer(x), input_signature=[spec], autograph=False)
 
 
 def _make(case: Case) -> tuple[tf_keras.layers.Layer, Any]:
     """A layer with weights off their initial values, and an input."""
     tf_keras.utils.set_random_seed(0)
-    layer, inputs = case.make(), _inputs(case.shapes)
+    layer, inputs = case.make(), _inputs(case)
     layer(inputs)
     vary_weights(layer)
+    if isinstance(layer, tf_keras.Model):
+        # A deep network whose moving statistics are not those of its features has saturated attention, and amplifies
+        # rounding. The momentum of the cases is 0, so that one step sets the statistics.
+        layer(inputs, training=True)
     return layer, inputs
 
 
@@ -151,24 +169,29 @@ def check_graph_and_xla_equal_eager(case: Case) -> None:
     layer, inputs = _make(case)
     expected = layer(inputs)
     for jit_compile in (False, True):
-        assert_nest_close(tf.function(layer, jit_compile=jit_compile)(inputs), expected)
+        function = tf.function(layer, jit_compile=jit_compile, autograph=False)
+        assert_nest_close(function(inputs), expected)
 
 
 def check_unknown_sizes(case: Case) -> None:
     """One traced function serves every batch, height and width."""
     layer, _ = _make(case)
-    function = tf.function(lambda x: layer(x), input_signature=[_unknown_sizes(case.shapes)])
-    for shapes in (case.shapes, case.other_shapes):
-        assert_nest_close(function(_inputs(shapes)), layer(_inputs(shapes)))
+    function = _function_of_any_size(layer, case.shapes)
+    for other in (False, True):
+        inputs = _inputs(case, other)
+        assert_nest_close(function(inputs), layer(inputs))
 
 
 def check_config_round_trip(case: Case) -> None:
     """A layer comes back from its JSON with the same arguments and, given the same weights, the same output."""
     layer, inputs = _make(case)
-    text = json.dumps(tf_keras.saving.serialize_keras_object(layer))
-    copy = tf_keras.saving.deserialize_keras_object(json.loads(text))
+    config = json.dumps(tf_keras.saving.serialize_keras_object(layer))
+    copy = tf_keras.saving.deserialize_keras_object(json.loads(config))
     assert type(copy) is type(layer)
-    assert json.dumps(copy.get_config()) == json.dumps(layer.get_config())
+    assert (
+        json.loads(json.dumps(tf_keras.saving.serialize_keras_object(copy)))["config"] == json.loads(config)["config"]
+    )
+    assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
     copy(inputs)
     assert [w.shape for w in copy.weights] == [w.shape for w in layer.weights]
     copy.set_weights(layer.get_weights())
@@ -179,11 +202,13 @@ def check_saved_model(case: Case, folder: str) -> None:
     """The layer inside a SavedModel, of any input size, gives what it gives outside."""
     layer, inputs = _make(case)
     module = tf.Module()
-    module.layer = layer
-    module.run = tf.function(lambda x: layer(x), input_signature=[_unknown_sizes(case.shapes)])
+    module.weights = layer.weights  # not the layer, which Keras would trace for a second time
+    module.run = _function_of_any_size(layer, case.shapes)
     tf.saved_model.save(module, folder)
     loaded = tf.saved_model.load(folder)
     assert_nest_close(loaded.run(inputs), layer(inputs))
+    other = _inputs(case, other=True)
+    assert_nest_close(loaded.run(other), layer(other))
 
 
 def check_mixed_bfloat16(case: Case) -> None:
@@ -196,20 +221,21 @@ def check_mixed_bfloat16(case: Case) -> None:
         tf_keras.mixed_precision.set_global_policy("float32")
     assert all(w.dtype == tf.float32 for w in half.trainable_weights)
     half.set_weights(layer.get_weights())
+    deep = isinstance(layer, tf_keras.Model)
     for training in (False, True):
         actual = tf.nest.flatten(half(inputs, **_training(half, training)))
         assert all(np.isfinite(tf.cast(x, tf.float32)).all() for x in actual)
         if not training:
             for x, expected in zip(actual, tf.nest.flatten(layer(inputs))):
                 difference = tf.reduce_mean(tf.abs(tf.cast(x, tf.float32) - expected))
-                assert difference < 0.05 * tf.math.reduce_std(expected)
+                assert difference < (0.2 if deep else 0.05) * tf.math.reduce_std(expected)
 
 
 def check_other_size_after_build(case: Case) -> None:
     """A layer forgets the size it was built on: another gives no new weight and the output of a fresh layer."""
     layer, _ = _make(case)
     count = len(layer.weights)
-    inputs = _inputs(case.other_shapes)
+    inputs = _inputs(case, other=True)
     output = layer(inputs)
     assert len(layer.weights) == count
     fresh = case.make()
@@ -221,6 +247,7 @@ def check_other_size_after_build(case: Case) -> None:
 def check_training(case: Case) -> None:
     """Training moves every moving statistic, and every weight but the beta of the logits has a gradient."""
     layer, inputs = _make(case)
+    vary_weights(layer, seed=1)
     statistics = [w for w in layer.non_trainable_weights if "moving_" in w.name]
     before = [w.numpy() for w in statistics]
     with tf.GradientTape() as tape:

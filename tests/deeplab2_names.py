@@ -89,6 +89,8 @@ def _decoder(layer, prefix: str) -> Iterator[Pair]:
 
 
 def _head(layer, name: str) -> Iterator[Pair]:
-    yield from _separable(layer.conv, "semantic_head_without_last_layer" if name == "semantic" else f"{name}_without_last_layer")
+    yield from _separable(
+        layer.conv, "semantic_head_without_last_layer" if name == "semantic" else f"{name}_without_last_layer"
+    )
     yield f"{name}_last_layer/kernel", layer.last.kernel
     yield f"{name}_last_layer/bias", layer.last.bias

@@ -134,7 +134,7 @@ def bottleneck(x: np.ndarray, kernels: list[np.ndarray], norms: list[Norm], stri
 
 
 def convolution(x: np.ndarray, kernel: np.ndarray, stride: int = 1, dilation: int = 1) -> np.ndarray:
-    """[B, H, W, C] and [k, k, C, D] -> [B, ceil(H / stride), ceil(W / stride), D]; output i is centred on i * stride."""
+    """[B, H, W, C] and [k, k, C, D] -> [B, ceil(H / stride), ceil(W / stride), D], centred on the pixels i * stride."""
     size = kernel.shape[0]
     margin = (size - 1) * dilation // 2
     batch, height, width, _ = x.shape

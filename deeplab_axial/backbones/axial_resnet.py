@@ -37,6 +37,7 @@ class AxialResNet(tf_keras.Model):
     Call arguments:
       inputs: [B, H, W, 3], normalised to about [-1, 1].
       training: whether batch normalisation uses the statistics of the batch and drop path is on.
+      seed: [2] integers, of drop path; None draws them.
 
     Returns:
       {"res1", ..., "res5"}: activated outputs of the stem and the stages; res2 to res5 have stride 4, 8, 16, 32 or the
@@ -107,12 +108,15 @@ class AxialResNet(tf_keras.Model):
             )
         return blocks
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+    def call(self, inputs: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         x = self.stem_layer(inputs, training=training)
         endpoints = {"res1": tf.nn.relu(x)}
         for index, stage in enumerate(self.stages):
-            for block in stage:
-                x = block(x, training=training)
+            for number, block in enumerate(stage):
+                block_seed = None
+                if training and seed is not None and block.drop_path is not None:
+                    block_seed = tf.random.experimental.stateless_fold_in(seed, 1000 * index + number)
+                x = block(x, training=training, seed=block_seed)
             endpoints[f"res{index + 2}"] = tf.nn.relu(x)
         return endpoints
 

@@ -5,11 +5,14 @@ import dataclasses
 import json
 import os
 
+import numpy as np
 import tensorflow as tf
 from absl import flags
+from PIL import Image
 
-from deeplab_axial import builders, config
+from deeplab_axial import builders, config, visualization
 from deeplab_axial.backbones import presets
+from deeplab_axial.data import diagnosis
 from deeplab_axial.data.pipeline import Source
 from deeplab_axial.errors import InputError
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
@@ -48,7 +51,11 @@ class Evaluation:
 
     def run(self, step: int) -> dict:
         """Evaluates the model as it is, prints the metrics and writes log.METRICS_FILE and TensorBoard scalars."""
-        metrics = self._evaluator.evaluate(builders.build_evaluation_dataset(self.options, self.source))
+        save = self._save_picture if self.options.evaluator_options.save_predictions else None
+        self._pictures = 0
+        dataset = builders.build_evaluation_dataset(self.options, self.source)
+        with diagnosis.explain_errors(self.source, with_panoptic=False):
+            metrics = self._evaluator.evaluate(dataset, save)
         metrics = {"step": step, **metrics}
         print(evaluator.format_metrics(metrics, self.source.info.label_space), flush=True)
         path = os.path.join(self.folder, log.METRICS_FILE)
@@ -57,6 +64,20 @@ class Evaluation:
         os.replace(f"{path}.partial", path)
         log.write_scalars(self.folder, step, evaluator.scalars(metrics))
         return metrics
+
+    def _save_picture(self, result: evaluator.ImageResult) -> None:
+        """Writes image | ground truth | prediction of the first evaluator_options.num_vis_samples images."""
+        options = self.options.evaluator_options
+        if self._pictures == options.num_vis_samples:
+            return
+        self._pictures += 1
+        height, width = result.prediction.shape
+        image = Image.fromarray(np.clip(result.image, 0, 255).astype(np.uint8)).resize((width, height))
+        space = self.source.info.label_space
+        picture = visualization.triptych(np.asarray(image), result.ground_truth, result.prediction, space)
+        folder = options.override_save_dir or os.path.join(self.folder, "vis")
+        name = os.path.splitext(os.path.basename(result.name))[0]
+        visualization.save_png(os.path.join(folder, f"{name}.png"), picture)
 
 
 def restore_for_inference(model: PanopticDeepLab, model_dir: str, checkpoint: str | None = None) -> int:

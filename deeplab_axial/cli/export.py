@@ -13,6 +13,7 @@ from absl import flags
 
 from deeplab_axial import __version__, builders, config, export, keys
 from deeplab_axial.cli import experiment
+from deeplab_axial.data import diagnosis
 
 FLAGS = flags.FLAGS
 NUM_SAMPLES = 4
@@ -39,15 +40,17 @@ def main() -> None:
         version=__version__,
         metrics=experiment.read_metrics(FLAGS.model_dir, step),
     )
-    export.write(builders.build_predictor(options, model, space), metadata, FLAGS.output_dir, _samples(options, source))
-    print(f"Exported step {step}, reloaded and compared on {NUM_SAMPLES} images: {FLAGS.output_dir}")
+    with diagnosis.explain_errors(source, with_panoptic=False):
+        samples = _samples(options, source)
+    export.write(builders.build_predictor(options, model, space), metadata, FLAGS.output_dir, samples)
+    print(f"Exported step {step}, reloaded and compared on {len(samples)} images: {FLAGS.output_dir}")
 
 
 def _samples(options, source) -> list[np.ndarray]:
     """The first images of the evaluation data, [H, W, 3] uint8."""
-    dataset = builders.build_evaluation_dataset(options, source).unbatch().take(NUM_SAMPLES)
-    samples = []
-    for image in dataset.as_numpy_iterator():
-        height, width = image[keys.RESIZED_SIZE]
-        samples.append(np.clip(image[keys.IMAGE][:height, :width], 0, 255).astype(np.uint8))
-    return samples
+    samples: list[np.ndarray] = []
+    # Not unbatch(): TensorFlow 2.21 crashes there on entries of size 0, which crowd ids are in most batches.
+    for batch in builders.build_evaluation_dataset(options, source).take(NUM_SAMPLES).as_numpy_iterator():
+        for image, (height, width) in zip(batch[keys.IMAGE], batch[keys.RESIZED_SIZE]):
+            samples.append(np.clip(image[:height, :width], 0, 255).astype(np.uint8))
+    return samples[:NUM_SAMPLES]

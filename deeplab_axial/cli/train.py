@@ -18,6 +18,7 @@ from absl import flags
 
 from deeplab_axial import builders, config
 from deeplab_axial.cli import experiment, folders
+from deeplab_axial.data import diagnosis
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
 from deeplab_axial.training import checkpoints, loop, trainer
@@ -92,6 +93,7 @@ def _train(options, strategy, model, source, evaluation: experiment.Evaluation |
         options.train_dataset_options.batch_size,
         solver.clip_gradient_norm if solver.use_gradient_clipping else None,
         trainer_options.use_xla and not on_tpu,
+        trainer_options.seed,
     )
     loop_options = builders.build_loop_options(trainer_options, on_tpu)
     interval = options.evaluator_options.eval_interval if evaluation else loop_options.total_steps
@@ -102,7 +104,8 @@ def _train(options, strategy, model, source, evaluation: experiment.Evaluation |
     while True:
         done = int(step.numpy())
         until = min((done // interval + 1) * interval, loop_options.total_steps)
-        loop.train(runner, make_dataset, step, manager, FLAGS.model_dir, loop_options, until)
+        with diagnosis.explain_errors(source):
+            loop.train(runner, make_dataset, step, manager, FLAGS.model_dir, loop_options, until)
         if evaluation:
             evaluation.run(until)
         if until == loop_options.total_steps:

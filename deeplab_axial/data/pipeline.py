@@ -133,7 +133,7 @@ def training_dataset(
 
     def example(index, serialized):
         seeds = tf.random.experimental.stateless_split(tf.stack([tf.cast(seed, tf.int64), index]), 3)
-        features, image, panoptic = _decode(serialized)
+        features, image, panoptic = decode(serialized)
         image, panoptic = _resize(image, panoptic, image_options, augment_options, seeds[0])
         image, panoptic = transforms.random_crop(
             image, panoptic, *image_options.crop_size, label_space.void_id, seeds[1]
@@ -163,7 +163,7 @@ def evaluation_dataset(source: Source, batch_size: int, image_options: ImageOpti
     height, width = image_options.crop_size
 
     def example(serialized):
-        features, image, _ = _decode(serialized, with_panoptic=False)
+        features, image, _ = decode(serialized, with_panoptic=False)
         raw_size = tf.shape(image)[:2]
         image, _ = _resize(image, None, image_options)
         resized_size = tf.shape(image)[:2]
@@ -194,8 +194,17 @@ def evaluation_dataset(source: Source, batch_size: int, image_options: ImageOpti
     return dataset.padded_batch(batch_size, padding_values=padding, drop_remainder=True).prefetch(1)
 
 
-def _decode(serialized: tf.Tensor, with_panoptic: bool = True):
-    """Record -> features, float32 RGB image [H, W, 3] (0 to 255) and int32 panoptic map [H, W] (or None)."""
+def decode(serialized: tf.Tensor, with_panoptic: bool = True):
+    """Reads one record, inside tf.data or eagerly.
+
+    Args:
+      serialized: string [].
+      with_panoptic: whether the ground truth is decoded too.
+
+    Returns:
+      Features as `records.parse_example` gives them, float32 RGB image [H, W, 3] (0 to 255) and int32 panoptic map
+      [H, W] (or None).
+    """
     features = records.parse_example(serialized)
     image = tf.io.decode_image(features[records.ENCODED], channels=3, expand_animations=False)
     image = tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32)

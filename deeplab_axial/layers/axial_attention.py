@@ -14,7 +14,7 @@ from deeplab_axial.layers import normalization, relative_position
 LARGEST_DISTANCE = 254
 # Up to this length the moments of the logits come from the logits themselves: one pass over little is cheaper than many
 # small matrix products.
-SHORT_AXIS = 64
+SHORT_AXIS = 20
 # Finite, so that a query whose keys are all masked (padding) gives numbers, not NaN.
 MASKED = -1e9
 
@@ -164,7 +164,7 @@ class AxialAttention(tf_keras.layers.Layer):
         weights = tf.cast(tf.nn.softmax(logits), v.dtype)
         retrieved = tf.einsum("snqk,sknd->sqnd", weights, v)
         if value_table is not None:
-            retrieved = tf.stack([retrieved, tf.einsum("snqk,qkd->sqnd", weights, value_table)], axis=2)
+            retrieved = tf.stack([retrieved, relative_position.retrieve(weights, value_table)], axis=2)
         # [S, Q, (2,) N, e] -> [B, R, G Q, (2) V], the padding of the last block cut off.
         channels = self.value_depth * (1 if value_table is None else 2)
         return tf.reshape(retrieved, [batch, rows, windows.num_blocks * windows.num_queries, channels])[:, :, :length]
@@ -213,9 +213,9 @@ class AxialAttention(tf_keras.layers.Layer):
         # Each term is linear in its first factor.
         terms = [(q, lambda x: tf.einsum("sqnd,sknd->snqk", x, k))]
         if query_table is not None:
-            terms.append((q, lambda x: tf.einsum("sqnd,qkd->snqk", x, query_table)))
+            terms.append((q, lambda x: relative_position.query_logits(x, query_table)))
         if key_table is not None:
-            terms.append((k, lambda x: tf.einsum("sknd,qkd->snqk", x, key_table)))
+            terms.append((k, lambda x: relative_position.key_logits(x, key_table)))
         if not self.use_batch_norm:
             return tf.add_n([logits_of(x) for x, logits_of in terms])
         length = q.shape[1]

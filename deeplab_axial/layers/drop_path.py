@@ -1,19 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drop path (stochastic depth, Huang et al. 2016)."""
 
+import tensorflow as tf
 import tf_keras
 
 
-def drop_path(keep_prob: float, **kwargs) -> tf_keras.layers.Layer:
-    """A layer that drops a residual branch [B, H, W, C] for a whole image during training.
+@tf_keras.utils.register_keras_serializable("deeplab_axial")
+class DropPath(tf_keras.layers.Layer):
+    """Drops a residual branch for whole images during training, and scales up what is kept.
+
+    Which images lose the branch depends on the seed alone. A seed made from the number of the step lets a run that
+    resumes drop what an undisturbed one would have dropped.
 
     Args:
       keep_prob: probability of keeping the branch, in (0, 1].
-      **kwargs: of the layer, as `name`.
+
+    Call arguments:
+      inputs: [B, H, W, C].
+      training: whether to drop.
+      seed: [2] integers; None draws them.
+
+    Returns:
+      [B, H, W, C], 0 where the branch is dropped.
     """
-    if not 0 < keep_prob <= 1:
-        raise ValueError(f"keep_prob must lie in (0, 1]. Received: {keep_prob}")
-    return tf_keras.layers.Dropout(1.0 - keep_prob, noise_shape=(None, 1, 1, 1), **kwargs)
+
+    def __init__(self, keep_prob: float, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 < keep_prob <= 1:
+            raise ValueError(f"keep_prob must lie in (0, 1]. Received: {keep_prob}")
+        self.keep_prob = keep_prob
+
+    def call(self, inputs: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
+        if not training:
+            return inputs
+        if seed is None:
+            seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+        kept = tf.random.stateless_uniform([tf.shape(inputs)[0], 1, 1, 1], seed) < self.keep_prob
+        return inputs * (tf.cast(kept, inputs.dtype) / self.keep_prob)
+
+    def get_config(self):
+        return {**super().get_config(), "keep_prob": self.keep_prob}
 
 
 def keep_probability(stride: int, last: float, schedule: str, from_stride: int = 16) -> float:

@@ -33,6 +33,7 @@ class BottleneckBlock(tf_keras.layers.Layer):
     Call arguments:
       inputs: [B, H, W, C].
       training: whether batch normalisation uses the statistics of the batch and drop path is on.
+      seed: [2] integers, of drop path; None draws them.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), 4 * filters].
@@ -72,7 +73,7 @@ class BottleneckBlock(tf_keras.layers.Layer):
             4 * filters, 1, activate=False, gamma_initializer="zeros", norm=norm, name="conv3"
         )
         self.squeeze_excite = squeeze_excite.SqueezeExcite(name="squeeze_excite") if use_squeeze_and_excite else None
-        self.drop_path = drop_path.drop_path(keep_prob, name="drop_path") if keep_prob < 1 else None
+        self.drop_path = drop_path.DropPath(keep_prob, name="drop_path") if keep_prob < 1 else None
 
     def build(self, input_shape):
         self.shortcut = None
@@ -82,7 +83,7 @@ class BottleneckBlock(tf_keras.layers.Layer):
             )
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         x = tf.nn.relu(inputs)
         if self.shortcut is not None:
             shortcut = self.shortcut(x, training=training)
@@ -97,7 +98,7 @@ class BottleneckBlock(tf_keras.layers.Layer):
         if self.squeeze_excite is not None:
             x = self.squeeze_excite(x)
         if self.drop_path is not None:
-            x = self.drop_path(x, training=training)
+            x = self.drop_path(x, training=training, seed=seed)
         return x + shortcut
 
     def get_config(self):

@@ -25,6 +25,7 @@ class PanopticDeepLab(tf_keras.Model):
     Call arguments:
       images: [B, H, W, 3] RGB, 0 to 255; sizes of the form output_stride * k + 1 align best.
       training: whether batch normalisation uses the statistics of the batch and drop path is on.
+      seed: [2] integers, of drop path; None draws them.
 
     Returns:
       {keys.SEMANTIC_LOGITS: [B, h, w, C], keys.CENTER_HEATMAP: [B, h, w, 1], keys.OFFSET_MAP: [B, h, w, 2]} at the
@@ -55,9 +56,9 @@ class PanopticDeepLab(tf_keras.Model):
         self.center_head = center_head
         self.offset_head = offset_head
 
-    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+    def call(self, images: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         images = tf.cast(images, tf.float32) / 127.5 - 1.0
-        endpoints = self.backbone(tf.cast(images, self.compute_dtype), training=training)
+        endpoints = self.backbone(tf.cast(images, self.compute_dtype), training=training, seed=seed)
         semantic = self.semantic_decoder(endpoints, training=training)
         outputs = {keys.SEMANTIC_LOGITS: self.semantic_head(semantic, training=training)}
         if self.instance_decoder is not None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation of a model on a data set, at the size of the images on disk."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,22 @@ from deeplab_axial.errors import InputError
 from deeplab_axial.inference import Predictor
 from deeplab_axial.metrics.mean_iou import MeanIoU
 from deeplab_axial.metrics.panoptic_quality import PanopticQuality
+
+
+class ImageResult(NamedTuple):
+    """An image with its ground truth and prediction.
+
+    Attributes:
+      name: of the image.
+      image: [h, w, 3] float32, 0 to 255, as the network saw it, without padding.
+      ground_truth: [H, W] int32 panoptic ids, at the size on disk.
+      prediction: [H, W] int32 panoptic ids.
+    """
+
+    name: str
+    image: np.ndarray
+    ground_truth: np.ndarray
+    prediction: np.ndarray
 
 
 class Evaluator:
@@ -29,13 +46,18 @@ class Evaluator:
     def __init__(self, predictor: Predictor, label_space: LabelSpace, num_images: int, use_tf_function: bool = True):
         self.label_space = label_space
         self.num_images = num_images
-        self._predict = tf.function(predictor.predict_padded, autograph=False) if use_tf_function else predictor.predict_padded
+        self._predict = (
+            tf.function(predictor.predict_padded, autograph=False) if use_tf_function else predictor.predict_padded
+        )
 
-    def evaluate(self, dataset: Iterable[Mapping[str, tf.Tensor]]) -> dict:
+    def evaluate(
+        self, dataset: Iterable[Mapping[str, tf.Tensor]], on_image: Callable[[ImageResult], None] | None = None
+    ) -> dict:
         """Measures the model as it is now.
 
         Args:
           dataset: batches of `data.pipeline.evaluation_dataset`.
+          on_image: called with each image.
 
         Returns:
           {"num_images", "panoptic_quality": official PQ, SQ, RQ (all, things, stuff, per_class), "mean_iou"}; plain
@@ -51,7 +73,9 @@ class Evaluator:
             for batch in dataset:
                 maps = self._predict(batch[keys.IMAGE], batch[keys.RESIZED_SIZE])[keys.PANOPTIC_MAP]
                 for i in np.flatnonzero(batch[keys.IS_REAL].numpy()):
-                    self._update(quality, iou, {key: value[i] for key, value in batch.items()}, maps[i])
+                    result = self._update(quality, iou, {key: value[i] for key, value in batch.items()}, maps[i])
+                    if on_image is not None:
+                        on_image(result)
                     progress.update()
         result = iou.result().to_dict()
         per_class = {str(c.id): result["per_class"][c.id] for c in space.classes}
@@ -62,6 +86,7 @@ class Evaluator:
         }
 
     def _update(self, quality: PanopticQuality, iou: MeanIoU, image: Mapping[str, tf.Tensor], panoptic: tf.Tensor):
+        """Adds an image to the metrics and returns it as an ImageResult."""
         name = image[keys.IMAGE_NAME].numpy().decode()
         space = self.label_space
         truth, crowd_ids = _ground_truth(image, name, space)
@@ -77,6 +102,7 @@ class Evaluator:
             raise InputError(
                 f"{error} The ground truth is not of the label space in {records.DATASET_FILE}: convert again."
             ) from error
+        return ImageResult(name, image[keys.IMAGE].numpy()[:height, :width], truth, panoptic)
 
 
 def _ground_truth(image: Mapping[str, tf.Tensor], name: str, space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +111,10 @@ def _ground_truth(image: Mapping[str, tf.Tensor], name: str, space: LabelSpace) 
     if not encoded:
         raise InputError(f"Image {name!r} has no ground truth: evaluate on a split that has.")
     encoding = records.detect_format(encoded)
-    truth = records.decode_panoptic(encoded, encoding, *image[keys.RAW_SIZE].numpy())
+    try:
+        truth = records.decode_panoptic(encoded, encoding, *image[keys.RAW_SIZE].numpy())
+    except InputError as error:
+        raise InputError(f"Image {name!r}: {error}") from error
     crowd_ids = image[keys.RAW_CROWD_IDS].numpy()
     if encoding == records.RAW:  # DeepLab2's files: crowd is a thing with instance id 0
         ids = np.unique(truth)

@@ -17,12 +17,13 @@ class Trainer:
 
     Args:
       strategy: under which model and optimizer were made.
-      model: images -> raw outputs.
+      model: images -> raw outputs; called with `training` and `seed`.
       loss: targets, outputs at the size of the image -> {term: [B]} with their sum under keys.TOTAL_LOSS.
       optimizer: of the model's variables.
       batch_size: images a step, over all replicas.
       clip_norm: largest global norm of the gradients, taken after summing over the replicas; None for no limit.
       use_xla: whether the step is compiled with XLA.
+      seed: of drop path, with the number of the step.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Trainer:
         batch_size: int,
         clip_norm: float | None = None,
         use_xla: bool = False,
+        seed: int = 0,
     ):
         self.strategy = strategy
         self.model = model
@@ -41,6 +43,7 @@ class Trainer:
         self.optimizer = optimizer
         self.batch_size = batch_size
         self.clip_norm = clip_norm
+        self.seed = seed
         # Nothing below the loop needs AutoGraph, and rewriting every layer's source doubles the time of tracing.
         step = tf.autograph.experimental.do_not_convert(self._step)
         self._replica_step = tf.function(step, jit_compile=True, autograph=False) if use_xla else step
@@ -71,14 +74,17 @@ class Trainer:
         """One step of one replica; returns its share of every mean."""
         images = batch[keys.IMAGE]
         variables = self.model.trainable_variables
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
+        # A function of the step and no state of its own: a run that resumes draws what an undisturbed one would.
+        seed = tf.stack([tf.constant(self.seed, tf.int64), self.optimizer.iterations * replicas + replica])
         with tf.GradientTape() as tape:
-            outputs = self.model(images, training=True)
+            outputs = self.model(images, training=True, seed=seed)
             terms = self.loss(batch, panoptic_deeplab.upsample(outputs, tuple(images.shape[1:3])))
             terms = {name: tf.reduce_sum(values) / self.batch_size for name, values in terms.items()}
         # The offset of a logit normalisation has no gradient: the softmax cancels it.
         gradients = tape.gradient(terms[keys.TOTAL_LOSS], variables, unconnected_gradients="zero")
-        context = tf.distribute.get_replica_context()
-        replicas = context.num_replicas_in_sync
         if replicas > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = tf.linalg.global_norm(gradients)

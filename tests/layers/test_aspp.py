@@ -28,7 +28,10 @@ def test_branches_are_joined_in_order(pool_size):
     window = pool_size or (5, 6)
     rows, columns = 6 - window[0], 7 - window[1]
     pooled = np.array(
-        [[x[:, i : i + window[0], j : j + window[1]].numpy().mean(axis=(1, 2)) for j in range(columns)] for i in range(rows)]
+        [
+            [x[:, i : i + window[0], j : j + window[1]].numpy().mean(axis=(1, 2)) for j in range(columns)]
+            for i in range(rows)
+        ]
     ).transpose(2, 0, 1, 3)
     pooled = resize.resize_bilinear(layer.pooled_branch(tf.constant(pooled)), (5, 6))
     expected = layer.projection(tf.concat([*(branch(x) for branch in layer.branches), pooled], -1))

@@ -273,24 +273,6 @@ def test_moments_from_factors_equal_moments_from_logits(ablation, monkeypatch):
 
 
 @pytest.mark.parametrize("span", [None, 5])
-@pytest.mark.parametrize("training", [False, True])
-def test_dense_position_logits_equal_einsum(span, training, monkeypatch):
-    shape = (2, 3, 9, 6)
-    x = random_tensor(shape)
-    results = []
-    for columns in (192, 0):
-        monkeypatch.setattr(relative_position, "_DENSE_COLUMNS", columns)
-        layer = make_layer(shape, span=span)
-        with tf.GradientTape() as tape:
-            y = layer(x, training=training)
-            loss = tf.reduce_sum(tf.square(y) * random_tensor(y.shape, 5))
-        weights = [w for w in layer.trainable_weights if w is not layer.logit_norm.beta]
-        results.append([y, *tape.gradient(loss, weights)])
-    for dense, einsum in zip(*results):
-        assert_close(dense, einsum)
-
-
-@pytest.mark.parametrize("span", [None, 5])
 def test_gradients_equal_differences_of_values(span):
     shape = (1, 2, 8, 4)
     layer = make_layer(shape, span=span)

@@ -22,7 +22,9 @@ def _finish(conv: ConvBN, y: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("activate", [False, True])
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1), (1, 2, 1)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1), (1, 2, 1)]
+)
 def test_conv_bn_equals_the_reference(kernel, stride, dilation, activate, size):
     x = random_tensor((2, *size, 3))
     conv = ConvBN(4, kernel, stride, dilation, activate)
@@ -57,7 +59,7 @@ def test_norm_arguments_reach_the_normalisation():
 
 
 def test_refuses_even_kernels():
-    with pytest.raises(ValueError, match="kernel_size must be odd. Received: 4"):
+    with pytest.raises(ValueError, match="kernel_size must be odd"):
         ConvBN(4, 4)
 
 
@@ -85,5 +87,6 @@ def test_resize_keeps_the_type_and_computes_in_float32():
     y = resize.resize_bilinear(half, (9, 9))
     assert y.dtype == tf.bfloat16
     np.testing.assert_array_equal(
-        tf.cast(y, tf.float32), tf.cast(tf.cast(resize.resize_bilinear(tf.cast(half, tf.float32), (9, 9)), tf.bfloat16), tf.float32)
+        tf.cast(y, tf.float32),
+        tf.cast(tf.cast(resize.resize_bilinear(tf.cast(half, tf.float32), (9, 9)), tf.bfloat16), tf.float32),
     )

@@ -4,7 +4,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 
 from deeplab_axial.backbones.axial_resnet import AxialResNet
 from deeplab_axial.layers import drop_path
@@ -34,9 +33,8 @@ def test_stages_of_a_backbone():
 
 
 def test_drops_whole_images_and_keeps_the_mean():
-    tf_keras.utils.set_random_seed(0)
-    layer = drop_path.drop_path(0.8)
-    y = layer(tf.ones([4000, 2, 3, 2]), training=True).numpy().reshape(4000, -1)
+    layer = drop_path.DropPath(0.8)
+    y = layer(tf.ones([4000, 2, 3, 2]), training=True, seed=[1, 2]).numpy().reshape(4000, -1)
     assert (y == y[:, :1]).all()
     np.testing.assert_allclose(np.unique(y), [0, 1.25], rtol=1e-6)
     assert abs(y.mean() - 1) < 0.03
@@ -44,12 +42,34 @@ def test_drops_whole_images_and_keeps_the_mean():
     np.testing.assert_array_equal(layer(x, training=False), x)
 
 
+def test_the_seed_decides():
+    layer = drop_path.DropPath(0.5)
+    x = tf.ones([64, 1, 1, 1])
+    first = layer(x, training=True, seed=[1, 2])
+    np.testing.assert_array_equal(drop_path.DropPath(0.5)(x, training=True, seed=[1, 2]), first)
+    assert tf.reduce_any(layer(x, training=True, seed=[1, 3]) != first)
+    assert tf.reduce_any(layer(x, training=True) != layer(x, training=True))  # drawn
+
+
+def test_blocks_of_a_backbone_drop_independently(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        drop_path.DropPath, "call", lambda self, x, training=False, seed=None: (seen.append(np.array(seed)), x)[1]
+    )
+    model = AxialResNet([1, 1, 2, 3], 16, {"kind": "conv7x7"}, 0.125, None, keep_prob=(0.8, "constant"))
+    for _ in range(2):
+        model(tf.zeros([1, 33, 33, 3]), training=True, seed=tf.constant([5, 6]))
+    first, second = seen[:4], seen[4:]
+    np.testing.assert_array_equal(first, second)
+    assert len(np.unique(first, axis=0)) == 4
+
+
 @pytest.mark.parametrize("bad", [0, -0.1, 1.5])
 def test_refuses_bad_probabilities(bad):
     with pytest.raises(ValueError, match=r"keep_prob must lie in \(0, 1\]. Received"):
-        drop_path.drop_path(bad)
+        drop_path.DropPath(bad)
 
 
 def test_refuses_unknown_schedules():
-    with pytest.raises(ValueError, match='schedule must be "constant" or "linear". Received: \'cosine\''):
+    with pytest.raises(ValueError, match=r'schedule must be "constant" or "linear"\. Received: \'cosine\''):
         drop_path.keep_probability(16, 0.8, "cosine")

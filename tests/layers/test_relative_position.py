@@ -35,24 +35,18 @@ def test_clipped_rows(length):
     np.testing.assert_array_equal(relative_position.clipped_rows(table, tf.constant(length))[:, 0], expected)
 
 
-@pytest.mark.parametrize("columns", [0, 192])
-def test_position_logits(columns, monkeypatch):
-    monkeypatch.setattr(relative_position, "_DENSE_COLUMNS", columns)
-    queries, keys = random_tensor((2, 3, 2, 4), 1), random_tensor((2, 5, 2, 4), 2)
-    table = random_tensor((3, 5, 4), 3)
-    assert_close(relative_position.query_logits(queries, table), np.einsum("sqnd,qkd->snqk", queries, table))
-    assert_close(relative_position.key_logits(keys, table), np.einsum("sknd,qkd->snqk", keys, table))
-
-
-def test_only_short_axes_of_known_length_are_dense():
-    assert relative_position._is_dense(tf.zeros([1, 24, 2, 8]))
-    assert not relative_position._is_dense(tf.zeros([1, 25, 2, 8]))
-    seen = []
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 2, 8])])
-    def trace(x):
-        seen.append(relative_position._is_dense(x))
-        return x
-
-    trace.get_concrete_function()
-    assert seen == [False]
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("queries", "keys"), [(3, 5), (4, 4), (1, 3)])
+def test_products_over_pairs(queries, keys, known):
+    q, k = random_tensor((2, queries, 2, 4), 1), random_tensor((2, keys, 2, 4), 2)
+    weights, pairs = random_tensor((2, 2, queries, keys), 3), random_tensor((queries, keys, 4), 4)
+    for function, x, equation in (
+        (relative_position.query_logits, q, "sqnd,qkd->snqk"),
+        (relative_position.key_logits, k, "sknd,qkd->snqk"),
+        (relative_position.retrieve, weights, "snqk,qkd->sqnd"),
+    ):
+        if not known:
+            shape = [None, 2, None, None] if function is relative_position.retrieve else [None, None, 2, 4]
+            signature = [tf.TensorSpec(shape), tf.TensorSpec([None, None, 4])]
+            function = tf.function(function, input_signature=signature)
+        assert_close(function(x, pairs), np.einsum(equation, x, pairs))

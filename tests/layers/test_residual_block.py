@@ -50,7 +50,7 @@ def test_equals_deeplab2(fixture, stride):
     assert_close(block(x), arrays["output"])
     if axial:
         mask = arrays["drop_path_mask"]
-        block.drop_path = lambda x, training: x * mask
+        block.drop_path = lambda x, training, seed: x * mask
         assert_close(block(x), arrays["output_with_drop_path_mask"])
 
 

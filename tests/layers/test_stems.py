@@ -41,7 +41,8 @@ def test_equals_the_reference(kind, max_pool, size):
 
 
 @pytest.mark.parametrize(
-    ("kind", "width", "channels"), [("conv7x7", 1, 64), ("conv7x7", 0.5, 32), ("three_conv", 1, 128), ("three_conv", 0.5, 64)]
+    ("kind", "width", "channels"),
+    [("conv7x7", 1, 64), ("conv7x7", 0.5, 32), ("three_conv", 1, 128), ("three_conv", 0.5, 64)],
 )
 def test_widths_and_strides(kind, width, channels):
     assert Stem(kind, width)(tf.zeros([1, 33, 17, 3])).shape == (1, 17, 9, channels)
@@ -50,5 +51,5 @@ def test_widths_and_strides(kind, width, channels):
 
 
 def test_refuses_unknown_kinds():
-    with pytest.raises(ValueError, match='kind must be "conv7x7" or "three_conv". Received: \'none\''):
+    with pytest.raises(ValueError, match=r'kind must be "conv7x7" or "three_conv"\. Received: \'none'):
         Stem("none")

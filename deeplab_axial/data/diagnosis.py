@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why an input pipeline failed: TensorFlow's error, which knows no file, becomes one that names file and image."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from deeplab_axial.data import pipeline, records
+from deeplab_axial.errors import InputError
+
+# What TensorFlow raises for a record that is damaged, that does not parse, or that an assertion refuses.
+_DATA_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.DataLossError)
+_ASSERTION = re.compile(r"assertion failed: \[(.*)\]\s*$", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def explain_errors(source: pipeline.Source, with_panoptic: bool = True) -> Iterator[None]:
+    """Turns what a broken record raises inside into an InputError.
+
+    The records are read again, one by one, only when there was an error. An error that the data did not cause passes
+    through.
+
+    Args:
+      source: what is read inside.
+      with_panoptic: whether the ground truth is decoded inside, too.
+
+    Raises:
+      InputError: names the file, the record and the image.
+    """
+    try:
+        yield
+    except _DATA_ERRORS as error:
+        problem = _find_broken_record(source.files, with_panoptic) or _refusal(error)
+        if problem is None:
+            raise
+        raise InputError(problem) from error
+
+
+def _find_broken_record(files: tuple[str, ...], with_panoptic: bool) -> str | None:
+    for path in files:
+        number = 0
+        try:
+            for number, serialized in enumerate(tf.data.TFRecordDataset(path), start=1):
+                problem = _problem(serialized, with_panoptic)
+                if problem is not None:
+                    return f"{path}, record {number}: {problem} Convert the data set again."
+        except tf.errors.DataLossError as error:
+            return f"{path}, record {number + 1}: it is damaged ({_reason(error)}). Convert the data set again."
+    return None
+
+
+def _problem(serialized: tf.Tensor, with_panoptic: bool) -> str | None:
+    """What is wrong with a record, or None."""
+    try:
+        name = records.parse_example(serialized)[records.FILENAME].numpy().decode(errors="replace")
+    except _DATA_ERRORS as error:
+        return f"it is no image with features as {records.ENCODED!r} ({_reason(error)})."
+    try:
+        pipeline.decode(serialized, with_panoptic=False)
+    except _DATA_ERRORS as error:
+        return f"image {name!r} does not decode ({_reason(error)}). Replace it."
+    try:
+        pipeline.decode(serialized, with_panoptic)
+    except _DATA_ERRORS as error:
+        return f"the panoptic map of image {name!r} does not decode ({_reason(error)})."
+    return None
+
+
+def _refusal(error: tf.errors.OpError) -> str | None:
+    """The message of a tf.debugging.Assert, without TensorFlow's frame around it."""
+    found = _ASSERTION.search(error.message)
+    return found and found[1]
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    text = next((line for line in error.message.splitlines() if line.strip()), type(error).__name__)
+    return re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:\w+\].*$", "", text).strip()

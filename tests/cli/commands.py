@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs commands of `deeplab-axial` as a person would, each in a process of its own."""
+
+import multiprocessing
+import os
+import pathlib
+import sys
+import tempfile
+from typing import NamedTuple
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+TINY = REPOSITORY / "tests" / "data" / "tiny.textproto"
+
+
+class Result(NamedTuple):
+    """What a command left."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(*arguments: object) -> Result:
+    """Runs `deeplab-axial <arguments>`.
+
+    The process is forked off a server that has imported TensorFlow, which spares seconds for each command; flags,
+    random numbers and TensorFlow's own state start afresh.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tensorflow", "tf_keras"])
+    with tempfile.TemporaryDirectory() as folder:
+        process = context.Process(target=_run, args=([str(a) for a in arguments], folder))
+        process.start()
+        process.join()
+        texts = [pathlib.Path(folder, name).read_text() for name in ("out", "err")]
+    return Result(process.exitcode, *texts)
+
+
+def _run(arguments: list[str], folder: str) -> None:
+    for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
+        with open(os.path.join(folder, name), "wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    os.chdir(folder)
+    from deeplab_axial.cli import main
+
+    status = main.main(["deeplab-axial", *arguments])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(status)
+
+
+def one_message(result: Result) -> str:
+    """The message of a command that refused its input: exit status 1, one error, no traceback."""
+    assert result.status == 1, result
+    assert "Traceback" not in result.err, result.err
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.err
+    return result.err[result.err.index("error: ") :].removeprefix("error: ").strip()
