@@ -266,7 +266,8 @@ def open_source(options: config_pb2.ExperimentOptions, split: str) -> pipeline.S
     """The records of a split ("train" or "eval"), checked against the model.
 
     Raises:
-      InputError: files are missing or damaged, or the model has another number of classes than the data set.
+      InputError: files are missing or damaged, the model has another number of classes than the data set, or its
+        images, which are not resized, do not fit the crop of the evaluation.
     """
     dataset = options.train_dataset_options if split == "train" else options.eval_dataset_options
     source = pipeline.Source.open(dataset.file_pattern)
@@ -279,7 +280,21 @@ def open_source(options: config_pb2.ExperimentOptions, split: str) -> pipeline.S
             f"({', '.join(c.name for c in space.classes[:8])}{', ...' if len(space.classes) > 8 else ''}). "
             f"Received: {channels}. Set it to {space.num_classes}."
         )
+    if split == "eval":
+        _check_evaluation_size(dataset, source)
     return source
+
+
+def _check_evaluation_size(options: dataset_pb2.DatasetOptions, source: pipeline.Source) -> None:
+    """Refuses images that do not fit before anything is trained; images that are resized are checked one by one."""
+    images = build_image_options(options)
+    height, width = source.info.max_height, source.info.max_width
+    if images.min_resize is None and (height > images.crop_size[0] or width > images.crop_size[1]):
+        raise InputError(
+            "eval_dataset_options.crop_size must hold the largest image of the data set, "
+            f"{height} x {width} (height x width). Received: {images.crop_size[0]} x {images.crop_size[1]}. "
+            "Enlarge it, or set min_resize_value and max_resize_value."
+        )
 
 
 def build_training_dataset(

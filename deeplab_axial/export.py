@@ -126,9 +126,10 @@ def load(folder: str) -> tuple[tf.Module, Metadata]:
             content = json.load(file)
         metadata = Metadata(**{**content, "label_space": LabelSpace.from_dict(content["label_space"])})
         module = tf.saved_model.load(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"{folder!r} is no export of deeplab-axial ({error}). Make one with `deeplab-axial export`."
+            f"{folder!r} is no export of deeplab-axial ({reason}). Make one with `deeplab-axial export`."
         ) from error
     return module, metadata
 

@@ -10,7 +10,7 @@ import tempfile
 import types
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from deeplab_axial import errors
 
@@ -61,6 +61,8 @@ def run(command: Callable[..., None], arguments: Sequence[str]) -> int:
         expected = f"Expected: {' '.join(words).upper() or 'none'}. Options look like --name=value."
         print(f"error: wrong number of words. Received: {' '.join(arguments) or 'none'}. {expected}", file=sys.stderr)
         return 2
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # TensorFlow's Python side logs through absl, too
     try:
         command(*arguments)
     except (errors.InputError, errors.NonFiniteLoss) as error:

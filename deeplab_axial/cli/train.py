@@ -69,8 +69,18 @@ def _train(options, strategy, model, source, evaluation: experiment.Evaluation |
     solver = trainer_options.solver_options
     with strategy.scope():
         optimizer = builders.build_optimizer(options)
-        optimizer.build(model.trainable_variables)
         step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    runner = trainer.Trainer(
+        strategy,
+        model,
+        builders.build_loss(options, source.info.label_space),
+        optimizer,
+        options.train_dataset_options.batch_size,
+        solver.clip_gradient_norm if solver.use_gradient_clipping else None,
+        trainer_options.use_xla and not on_tpu,
+        trainer_options.seed,
+    )
     objects = {"model": model, "optimizer": optimizer}
     manager = checkpoints.Manager(FLAGS.model_dir, objects, step, trainer_options.num_checkpoints_to_keep)
     path = manager.restore_latest()
@@ -84,17 +94,6 @@ def _train(options, strategy, model, source, evaluation: experiment.Evaluation |
             options.model_options.restore_instance_last_layer_from_initial_checkpoint,
         )
         print(f"Starting from {options.model_options.initial_checkpoint}", flush=True)
-    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    runner = trainer.Trainer(
-        strategy,
-        model,
-        builders.build_loss(options, source.info.label_space),
-        optimizer,
-        options.train_dataset_options.batch_size,
-        solver.clip_gradient_norm if solver.use_gradient_clipping else None,
-        trainer_options.use_xla and not on_tpu,
-        trainer_options.seed,
-    )
     loop_options = builders.build_loop_options(trainer_options, on_tpu)
     interval = options.evaluator_options.eval_interval if evaluation else loop_options.total_steps
 

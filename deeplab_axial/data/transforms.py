@@ -71,7 +71,8 @@ def random_scale(size: tf.Tensor, min_factor: float, max_factor: float, step: fl
     elif step == 0:
         factor = tf.random.stateless_uniform([], seed, min_factor, max_factor)
     else:
-        count = int((max_factor - min_factor) / step + 1)
+        # A config's floats have 24 bits: 1.5 / 0.1 falls a little short of 15.
+        count = int((max_factor - min_factor) / step + 1e-3) + 1
         choice = tf.random.stateless_uniform([], seed, 0, count, tf.int32)
         factor = tf.linspace(min_factor, max_factor, count)[choice]
     return tf.cast(tf.cast(size, tf.float32) * tf.cast(factor, tf.float32), tf.int32)

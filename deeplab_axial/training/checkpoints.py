@@ -10,38 +10,60 @@ import tf_keras
 
 from deeplab_axial.errors import InputError
 
+_ADVICE = "It was written by another model or optimizer: use its own config, or another --model_dir."
+_INITIAL_ADVICE = (
+    "Name a checkpoint of the same network; for another number of classes set "
+    "model_options.restore_semantic_last_layer_from_initial_checkpoint: false."
+)
+
 
 def latest(folder: str) -> str | None:
-    """Prefix of the newest complete checkpoint in a folder, or None."""
-    return tf.train.latest_checkpoint(folder)
+    """Prefix of the newest complete checkpoint in a folder, or None.
+
+    Raises:
+      InputError: there was one, but its files are gone.
+    """
+    path = tf.train.latest_checkpoint(folder)
+    state = tf.train.get_checkpoint_state(folder)
+    if path is None and state is not None and state.model_checkpoint_path:
+        # Training would start over, unasked.
+        raise InputError(
+            f"{folder}: {state.model_checkpoint_path!r}, the newest checkpoint by the file `checkpoint`, is gone. "
+            "Bring its files back, or remove the folder to start over."
+        )
+    return path
 
 
-def restore(path: str, objects: Mapping[str, Any], what: str) -> None:
-    """Restores objects from a checkpoint, every variable of theirs or none at all.
+def restore(path: str, objects: Mapping[str, Any], what: str, advice: str = _ADVICE) -> None:
+    """Restores all variables of objects from a checkpoint.
 
     Args:
       path: prefix of the checkpoint.
       objects: root names in the checkpoint -> trackable objects, all built.
       what: where the path comes from, for messages, as "model_options.initial_checkpoint".
+      advice: what to do about a checkpoint that does not fit.
 
     Raises:
       InputError: the checkpoint is missing or damaged, lacks a variable, or has one of another shape.
     """
-    advice = "It was written by another model or optimizer: use its own config, or another --model_dir."
     try:
         names = {name for name, _ in tf.train.list_variables(path)}
+        if not names:  # so TensorFlow takes an .index file
+            raise tf.errors.NotFoundError(None, None, "no variables")
         status = tf.train.Checkpoint(**objects).restore(path)
         status.assert_existing_objects_matched()
         status.expect_partial()
-    except (tf.errors.OpError, OSError) as error:
+    except (tf.errors.OpError, OSError, IndexError) as error:  # IndexError: data that is cut short
         raise InputError(
             f"{what}: {path!r} is no readable checkpoint ({_first_line(error)}). Check the path; it names the files "
             "without .index and .data-..."
         ) from error
     except (AssertionError, ValueError) as error:
         roots = sorted({name.split("/")[0] for name in names} - {"_CHECKPOINTABLE_OBJECT_GRAPH"})
+        # TensorFlow's AssertionError prints the variables that it misses, values included.
+        reason = "it lacks variables" if isinstance(error, AssertionError) else _first_line(error).rstrip(".")
         raise InputError(
-            f"{what}: checkpoint {path!r} does not fit this config: {_first_line(error)} "
+            f"{what}: checkpoint {path!r} does not fit this config: {reason}. "
             f"The checkpoint holds {len(names)} variables under {', '.join(roots)}. {advice}"
         ) from error
 
@@ -68,7 +90,7 @@ def restore_initial(path: str, model: tf_keras.Model, semantic_last_layer: bool,
         parts["instance_decoder"] = model.instance_decoder
         parts["center_head"] = _head(model.center_head, instance_last_layer)
         parts["offset_head"] = _head(model.offset_head, instance_last_layer)
-    restore(prefix, {"model": tf.train.Checkpoint(**parts)}, what)
+    restore(prefix, {"model": tf.train.Checkpoint(**parts)}, what, _INITIAL_ADVICE)
 
 
 def _head(head: tf_keras.layers.Layer, with_last_layer: bool):
@@ -111,7 +133,7 @@ class Manager:
             return path
         try:
             return self._manager.save(checkpoint_number=int(self.step.numpy()))
-        except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+        except tf.errors.OpError as error:
             raise InputError(
                 f"Cannot write a checkpoint to {self.folder} ({_first_line(error)}). Free or change the place and run "
                 f"again: training resumes from {latest(self.folder) or 'the start'}."

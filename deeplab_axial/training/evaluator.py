@@ -139,6 +139,8 @@ def format_metrics(metrics: dict, space: LabelSpace) -> str:
         ratios = "".join(f" {100 * row[key]:6.1f}" for key in ("pq", "sq", "rq"))
         counts = "".join(f" {row[key]:7d}" for key in ("tp", "fp", "fn"))
         class_iou = iou["per_class"][str(c.id)]
+        if class_iou is None and not row["tp"] + row["fp"] + row["fn"]:
+            continue  # occurs neither in ground truth nor in predictions
         shown = "     -" if class_iou is None else f"{100 * class_iou:6.1f}"
         lines.append(f"{c.name[:20]:<20}{ratios}{counts} {shown}")
     return "\n".join(lines)

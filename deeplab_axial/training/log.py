@@ -17,7 +17,7 @@ class TrainingLog:
     """Reports the progress of a run; a context manager.
 
     Args:
-      folder: of the model; gets HISTORY_FILE and TensorBoard events under `train`.
+      folder: of the model, made if missing; gets HISTORY_FILE and TensorBoard events under `train`.
       first_step: steps that are already done. What an earlier run logged beyond it is dropped from HISTORY_FILE, for
         those steps will be taken again.
       total_steps: steps of the whole run.
@@ -27,6 +27,7 @@ class TrainingLog:
     def __init__(self, folder: str, first_step: int, total_steps: int, summary_steps: int):
         self.path = os.path.join(folder, HISTORY_FILE)
         self.summary_steps = summary_steps
+        os.makedirs(folder, exist_ok=True)
         self._forget_beyond(first_step)
         self._events = tf.summary.create_file_writer(os.path.join(folder, "train"))
         self._bar = tqdm.tqdm(

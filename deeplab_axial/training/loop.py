@@ -72,7 +72,6 @@ def train(
             for i in range(count):
                 values = {name: float(series[i]) for name, series in history.items()}
                 check_finite(done + i + 1, values)
-                values["learning_rate"] = _learning_rate(runner.optimizer, done + i)
                 values["images_per_second"] = runner.batch_size * count / seconds
                 training_log.step(done + i + 1, values)
             done += count
@@ -91,13 +90,6 @@ def check_finite(step: int, values: dict[str, float]) -> None:
             f"The loss is not finite at step {step}: {terms}. Lower base_learning_rate, lengthen warmup_steps or set "
             "use_gradient_clipping, and check the data; the last checkpoint is from before this step."
         )
-
-
-def _learning_rate(optimizer, step: int) -> float:
-    """The rate that the step numbered `step` (from 0) used."""
-    schedule = getattr(optimizer, "schedule", None)
-    rate = schedule(step) if schedule is not None else optimizer.learning_rate
-    return float(tf.convert_to_tensor(rate))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from deeplab_axial import keys
 from deeplab_axial.models import panoptic_deeplab
 
 GRADIENT_NORM = "gradient_norm"
+LEARNING_RATE = "learning_rate"
 
 
 class Trainer:
@@ -19,7 +20,7 @@ class Trainer:
       strategy: under which model and optimizer were made.
       model: images -> raw outputs; called with `training` and `seed`.
       loss: targets, outputs at the size of the image -> {term: [B]} with their sum under keys.TOTAL_LOSS.
-      optimizer: of the model's variables.
+      optimizer: of the model's variables; its state is made here.
       batch_size: images a step, over all replicas.
       clip_norm: largest global norm of the gradients, taken after summing over the replicas; None for no limit.
       use_xla: whether the step is compiled with XLA.
@@ -44,6 +45,12 @@ class Trainer:
         self.batch_size = batch_size
         self.clip_norm = clip_norm
         self.seed = seed
+        self._is_legacy = isinstance(optimizer, tf_keras.optimizers.legacy.Optimizer)
+        with strategy.scope():
+            if self._is_legacy:  # makes its slots in the first step, but not from inside the loop its counter
+                _ = optimizer.iterations
+            else:
+                optimizer.build(model.trainable_variables)
         # Nothing below the loop needs AutoGraph, and rewriting every layer's source doubles the time of tracing.
         step = tf.autograph.experimental.do_not_convert(self._step)
         self._replica_step = tf.function(step, jit_compile=True, autograph=False) if use_xla else step
@@ -57,12 +64,12 @@ class Trainer:
           num_steps: how many.
 
         Returns:
-          {term or GRADIENT_NORM: [num_steps]}; loss terms are means over the images of a step.
+          {term, GRADIENT_NORM or LEARNING_RATE: [num_steps]}; loss terms are means over the images of a step.
         """
         return self._run(iterator, tf.constant(num_steps))
 
     def _loop(self, iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        names = [*self.loss.term_names, GRADIENT_NORM]
+        names = [*self.loss.term_names, GRADIENT_NORM, LEARNING_RATE]
         history = tf.TensorArray(tf.float32, num_steps, element_shape=[len(names)])
         for i in tf.range(num_steps):
             results = self.strategy.run(self._replica_step, args=(next(iterator),))
@@ -78,7 +85,8 @@ class Trainer:
         replicas = context.num_replicas_in_sync
         replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
         # A function of the step and no state of its own: a run that resumes draws what an undisturbed one would.
-        seed = tf.stack([tf.constant(self.seed, tf.int64), self.optimizer.iterations * replicas + replica])
+        step = tf.identity(self.optimizer.iterations)
+        seed = tf.stack([tf.constant(self.seed, tf.int64), step * replicas + replica])
         with tf.GradientTape() as tape:
             outputs = self.model(images, training=True, seed=seed)
             terms = self.loss(batch, panoptic_deeplab.upsample(outputs, tuple(images.shape[1:3])))
@@ -91,8 +99,10 @@ class Trainer:
         if self.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, norm)
         # Already summed over the replicas.
-        aggregated = {"skip_gradients_aggregation": True}
-        if isinstance(self.optimizer, tf_keras.optimizers.legacy.Optimizer):
-            aggregated = {"experimental_aggregate_gradients": False}
-        self.optimizer.apply_gradients(zip(gradients, variables), **aggregated)
-        return {**terms, GRADIENT_NORM: norm / replicas}
+        if self._is_legacy:
+            self.optimizer.apply_gradients(zip(gradients, variables), experimental_aggregate_gradients=False)
+        else:
+            self.optimizer.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=True)
+        rate = self.optimizer.learning_rate  # that of the step just taken, or a legacy optimizer's schedule
+        rate = tf.cast(rate(step) if callable(rate) else rate, tf.float32)
+        return {**terms, GRADIENT_NORM: norm / replicas, LEARNING_RATE: rate / replicas}

@@ -53,6 +53,6 @@ def one_message(result: Result) -> str:
     """The message of a command that refused its input: exit status 1, one error, no traceback."""
     assert result.status == 1, result
     assert "Traceback" not in result.err, result.err
-    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.err
-    return result.err[result.err.index("error: ") :].removeprefix("error: ").strip()
+    _, *messages = f"\n{result.err}".split("\nerror: ")
+    assert len(messages) == 1, result.err
+    return messages[0].strip()

@@ -115,7 +115,7 @@ def test_unknown_length_equals_known(axis, span, training):
     layer = make_layer((1, 2, 3, 5), axis, span=span)
     initial = layer.get_weights()
     function = tf.function(
-        lambda x: layer(x, training=training), input_signature=[tf.TensorSpec([None, None, None, 5])]
+        lambda x: layer(x, training=training), input_signature=[tf.TensorSpec([None, None, None, 5])], autograph=False
     )
     for height, width in ((1, 2), (2, 3), (7, 4), (13, 20)):
         x = random_tensor((2, height, width, 5), height)
@@ -236,7 +236,7 @@ def test_a_position_reaches_as_far_as_the_span():
 def _cost(length: int, span: int | None) -> int:
     """Multiply-adds of a layer on a map of 2 x length positions."""
     layer = make_layer((1, 2, 4, 16), key_depth=16, value_depth=32, span=span)
-    graph = tf.function(layer).get_concrete_function(tf.TensorSpec([1, 2, length, 16])).graph
+    graph = tf.function(layer, autograph=False).get_concrete_function(tf.TensorSpec([1, 2, length, 16])).graph
     return sum(describe.multiply_adds(op) for op in graph.get_operations())
 
 
@@ -307,7 +307,7 @@ def test_training_is_alike_in_eager_graph_and_xla():
         for jit_compile in (None, False, True):
             layer.set_weights(initial)
             run = lambda x: layer(x, training=True)  # noqa: B023, E731
-            function = run if jit_compile is None else tf.function(run, jit_compile=jit_compile)
+            function = run if jit_compile is None else tf.function(run, jit_compile=jit_compile, autograph=False)
             results.append([function(x), *(tf.identity(w) for w in layer.non_trainable_weights)])
         for other in results[1:]:
             for actual, expected in zip(other, results[0]):

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command itself: help, names of commands and options, exit status."""
+
+import pytest
+
+from deeplab_axial import __version__, errors
+from deeplab_axial.cli import main
+from tests.cli import commands
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], []])
+def test_the_overview_lists_every_command(argv, capsys):
+    assert main.main(["deeplab-axial", *argv]) == (0 if argv else 2)
+    out = capsys.readouterr().out
+    assert out.startswith("usage: deeplab-axial COMMAND")
+    for name, (_, what) in main.COMMANDS.items():
+        assert f"  {name} " in out
+        assert what in out
+
+
+def test_version(capsys):
+    assert main.main(["deeplab-axial", "--version"]) == 0
+    assert capsys.readouterr().out == f"deeplab-axial {__version__}\n"
+
+
+def test_an_unknown_command(capsys):
+    assert main.main(["deeplab-axial", "trian"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: unknown command 'trian'.")
+    assert "usage: deeplab-axial COMMAND" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_help_of_every_command(name):
+    result = commands.run(name, "--help")
+    assert result.status == 0
+    assert result.out.startswith(f"usage: deeplab-axial {name} [--option=value ...]")
+    assert "Options:" in result.out
+    options = result.out.split("Options:")[1]
+    assert 2 <= options.count("\n  --") <= 12  # its own, none of absl's and TensorFlow's
+    assert "deeplab_axial.cli" not in result.out
+    assert max(map(len, result.out.splitlines())) <= 140
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["describe", "--config_fil=x"], "Unknown command line flag 'config_fil'. Did you mean: config_file ?"),
+        (["describe"], "--config_file must have a value"),
+        (["train", "--config_file=x", "--model_dir=y", "--mode=trian"], "one of <train|eval|"),
+        (["make_scenes", "--output_dir=x", "--num_val=0"], "num_val"),
+    ],
+)
+def test_wrong_options(arguments, message):
+    result = commands.run(*arguments)
+    assert result.status == 1
+    assert message in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(("words", "status"), [([], 2), (["a", "b"], 2), (["a"], 0)])
+def test_words_that_are_no_options(words, status, capsys):
+    received = []
+    assert main.run(lambda dataset: received.append(dataset), words) == status
+    assert received == (["a"] if status == 0 else [])
+    if status:
+        assert "Expected: DATASET. Options look like --name=value." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "shown"),
+    [
+        (errors.InputError("mend it"), 1, "error: mend it\n"),
+        (errors.NonFiniteLoss("step 3"), 1, "error: step 3\n"),
+        (errors.Interrupted("Stopped"), 143, "Stopped\n"),
+    ],
+)
+def test_what_a_person_can_mend_is_no_traceback(error, status, shown, capsys):
+    def command():
+        raise error
+
+    assert main.run(command, []) == status
+    assert capsys.readouterr().err == shown
+
+
+def test_a_bug_keeps_its_traceback():
+    def command():
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        main.run(command, [])
+
+
+def test_make_scenes(tmp_path):
+    result = commands.run("make_scenes", f"--output_dir={tmp_path}/data", "--num_train=1", "--num_val=2")
+    assert result.status == 0, result.err
+    assert result.out == f"1 training and 2 validation images: {tmp_path}/data\n"
+    assert len(list((tmp_path / "data" / "val").glob("*.jpg"))) == 2

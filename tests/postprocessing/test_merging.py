@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Merging by majority vote against a slow reference."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_axial.postprocessing import merging
+from tests import reference
+
+THINGS = (2, 4)
+DIVISOR, IGNORE = 1000, 255
+
+
+def _merge(
+    semantic, instance, valid=None, slots=9, stuff_limit=0, thing_limit=0, function=merging.merge, ignore=IGNORE
+):
+    valid = np.ones(semantic.shape, bool) if valid is None else valid
+    return function(
+        tf.constant(semantic, tf.int32),
+        tf.constant(instance, tf.int32),
+        tf.constant(valid),
+        slots,
+        6,
+        THINGS,
+        DIVISOR,
+        ignore,
+        stuff_limit,
+        thing_limit,
+    ).numpy()
+
+
+def _maps(height: int, width: int, seed: int, count: int = 6):
+    rng = np.random.default_rng(seed)
+    semantic = rng.integers(0, 6, (height // 2, width // 2)).repeat(2, 0).repeat(2, 1)
+    instance = np.where(np.isin(semantic, THINGS), rng.integers(0, count + 1, semantic.shape), 0)
+    return semantic, instance
+
+
+@pytest.mark.parametrize(("stuff_limit", "thing_limit"), [(0, 0), (25, 0), (0, 6), (25, 6)])
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_the_reference(seed, stuff_limit, thing_limit):
+    semantic, instance = _maps(10, 14, seed)
+    expected = reference.merge(semantic, instance, THINGS, DIVISOR, IGNORE, stuff_limit, thing_limit)
+    for function in (merging.merge, tf.function(merging.merge), tf.function(merging.merge, jit_compile=True)):
+        found = _merge(semantic, instance, None, 9, stuff_limit, thing_limit, function)
+        np.testing.assert_array_equal(found, expected)
+    if seed == 0:
+        plain = reference.merge(semantic, instance, THINGS, DIVISOR, IGNORE)
+        assert (expected == plain).all() == (stuff_limit == thing_limit == 0)
+
+
+def test_majority_and_ties():
+    semantic = np.array([[2, 2, 4, 4, 2, 4, 4, 0]])
+    instance = np.array([[1, 1, 1, 2, 2, 3, 3, 0]])
+    # 1: two votes to one. 2: a tie, which the smaller class wins. Numbers count per class.
+    np.testing.assert_array_equal(_merge(semantic, instance), [[2001, 2001, 2001, 2002, 2002, 4001, 4001, 0]])
+
+
+def test_numbers_follow_the_first_appearance_not_the_index():
+    semantic = np.full((1, 6), 2)
+    np.testing.assert_array_equal(
+        _merge(semantic, np.array([[5, 2, 5, 9, 2, 9]])), [[2001, 2002, 2001, 2003, 2002, 2003]]
+    )
+
+
+def test_thing_pixels_without_instance_are_void():
+    np.testing.assert_array_equal(_merge(np.array([[2, 2, 0]]), np.array([[0, 1, 0]])), [[255_000, 2001, 0]])
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(2, True), (3, True), (4, False)])
+def test_limits_are_inclusive(limit, kept):
+    semantic, instance = np.array([[1, 1, 1, 2, 2, 2]]), np.array([[0, 0, 0, 1, 1, 1]])
+    found = _merge(semantic, instance, stuff_limit=limit, thing_limit=limit)
+    np.testing.assert_array_equal(found, [[1000] * 3 + [2001] * 3 if kept else [255_000] * 6])
+
+
+def test_an_instance_below_the_limit_takes_no_number():
+    semantic, instance = np.full((1, 5), 2), np.array([[1, 2, 2, 3, 3]])
+    np.testing.assert_array_equal(_merge(semantic, instance, thing_limit=2), [[255_000, 2001, 2001, 2002, 2002]])
+
+
+def test_void_among_the_classes():
+    np.testing.assert_array_equal(_merge(np.array([[2, 1, 2]]), np.array([[0, 0, 1]]), ignore=0), [[0, 1000, 2001]])
+
+
+def test_padding_is_void_and_counts_nowhere():
+    semantic, instance = _maps(10, 14, 3)
+    valid = np.zeros(semantic.shape, bool)
+    valid[:7, :9] = True
+    found = _merge(semantic, instance, valid, 9, 9, 3)
+    expected = reference.merge(semantic[:7, :9], instance[:7, :9], THINGS, DIVISOR, IGNORE, 9, 3)
+    np.testing.assert_array_equal(found[:7, :9], expected)
+    assert (found[~valid] == 255_000).all()

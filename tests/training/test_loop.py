@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training run: its files, its checkpoints, and what stops it."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from deeplab_axial.errors import Interrupted, NonFiniteLoss
+from deeplab_axial.training import addons, checkpoints, log, loop, schedules
+from deeplab_axial.training.optimizers import Lookahead, RAdam
+from tests.training import mini
+
+OPTIONS = loop.LoopOptions(total_steps=6, save_steps=3, summary_steps=2)
+
+
+class Run:
+    """A run as the command line sets it up, with the mini network and drop path."""
+
+    def __init__(self, folder, learning_rate=0.05, optimizer=None):
+        self.folder = str(folder)
+        rate = tf_keras.optimizers.schedules.PolynomialDecay(learning_rate, 6, end_learning_rate=0.0)
+        self.optimizer = optimizer or Lookahead(RAdam(rate), sync_period=2)
+        self.trainer = mini.make_trainer(self.optimizer, keep_prob=0.5)
+        self.step = tf.Variable(0, dtype=tf.int64)
+        objects = {"model": self.trainer.model, "optimizer": self.optimizer}
+        self.manager = checkpoints.Manager(self.folder, objects, self.step, max_to_keep=5)
+
+    def train(self, until=None, options=OPTIONS, bad_image=None):
+        def make_dataset(first_step):
+            return mini.dataset(first_step, bad_image)
+
+        loop.train(self.trainer, make_dataset, self.step, self.manager, self.folder, options, until)
+
+    def state(self):
+        return [v.numpy() for v in (*self.trainer.model.variables, *self.optimizer.variables, self.step)]
+
+
+def _checkpoints(folder):
+    return sorted(name.removesuffix(".index") for name in os.listdir(folder) if name.endswith(".index"))
+
+
+def _without_speed(history):
+    return [{k: v for k, v in entry.items() if k != "images_per_second"} for entry in history]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run = Run(tmp_path_factory.mktemp("undisturbed"))
+    run.train()
+    return run
+
+
+def test_the_files_of_a_run(undisturbed):
+    assert _checkpoints(undisturbed.folder) == ["ckpt-3", "ckpt-6"]
+    history = log.read_history(undisturbed.folder)
+    assert [entry["step"] for entry in history] == [2, 4, 6]
+    names = {*mini.TERMS, "step", "images_per_second"}
+    assert all(set(entry) == names for entry in history)
+    # The rate that a step used: step 2 is the second, so the schedule's at 1.
+    np.testing.assert_allclose(
+        [e["learning_rate"] for e in history], [0.05 * (1 - n / 6) for n in (1, 3, 5)], rtol=1e-5
+    )
+    assert history[-1]["total_loss"] < history[0]["total_loss"]
+    assert all(entry["images_per_second"] > 0 for entry in history)
+
+    events = [os.path.join(undisturbed.folder, "train", name) for name in os.listdir(f"{undisturbed.folder}/train")]
+    found = {}
+    for serialized in tf.data.TFRecordDataset(events).as_numpy_iterator():
+        event = tf.compat.v1.Event.FromString(serialized)
+        for value in event.summary.value:
+            found[event.step, value.tag.removeprefix("training/")] = tf.make_ndarray(value.tensor)
+    assert {step for step, _ in found} == {2, 4, 6}
+    for entry in history:
+        np.testing.assert_allclose(found[entry["step"], "total_loss"], entry["total_loss"], rtol=1e-6)
+
+
+def test_a_run_that_resumes_equals_an_undisturbed_one(undisturbed, tmp_path):
+    first = Run(tmp_path)
+    first.train(until=3)
+    second = Run(tmp_path)
+    assert second.manager.restore_latest() == str(tmp_path / "ckpt-3")
+    second.train()
+    for found, expected in zip(second.state(), undisturbed.state(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    expected_history = _without_speed(log.read_history(undisturbed.folder))
+    assert _without_speed(log.read_history(tmp_path)) == expected_history
+
+
+@pytest.mark.addons
+def test_a_run_with_an_optimizer_of_the_addons_resumes(tmp_path):
+    def run(folder, until=None):
+        schedule = schedules.poly(0.05, 6)
+        made = Run(folder, optimizer=addons.tfa_optimizer("RectifiedAdam", learning_rate=schedule))
+        made.manager.restore_latest()
+        made.train(until)
+        return made
+
+    expected = run(tmp_path / "undisturbed")
+    run(tmp_path / "resumed", until=3)
+    found = run(tmp_path / "resumed")
+    for ours, theirs in zip(found.trainer.model.get_weights(), expected.trainer.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    histories = [_without_speed(log.read_history(str(r.folder))) for r in (found, expected)]
+    assert histories[0] == histories[1]
+    np.testing.assert_allclose(
+        [e["learning_rate"] for e in histories[0]], [schedules.poly(0.05, 6)(s) for s in (1, 3, 5)]
+    )
+
+
+def test_steps_beyond_the_checkpoint_are_taken_and_logged_again(undisturbed, tmp_path):
+    first = Run(tmp_path)
+    first.train(until=3)
+    # What a kill between two checkpoints leaves: log entries of steps that no checkpoint has.
+    with open(tmp_path / log.HISTORY_FILE, "a") as file:
+        file.write('{"step": 4, "total_loss": 99}\n{"step": 5, "tot')
+    second = Run(tmp_path)
+    second.manager.restore_latest()
+    second.train()
+    assert _without_speed(log.read_history(tmp_path)) == _without_speed(log.read_history(undisturbed.folder))
+
+
+def test_a_finished_run_does_nothing(undisturbed):
+    before = undisturbed.state()
+    undisturbed.train()
+    for found, expected in zip(undisturbed.state(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_several_steps_a_loop_give_the_same_run(undisturbed, tmp_path):
+    run = Run(tmp_path)
+    run.train(options=loop.LoopOptions(total_steps=6, save_steps=3, summary_steps=2, steps_per_loop=4))
+    assert _checkpoints(tmp_path) == ["ckpt-3", "ckpt-6"]
+    assert _without_speed(log.read_history(tmp_path)) == _without_speed(log.read_history(undisturbed.folder))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(NonFiniteLoss) as error:
+        run.train(bad_image=4 * mini.BATCH_SIZE + 1)
+    message = str(error.value)
+    assert "not finite at step 5" in message
+    assert all(f"{term} nan" in message for term in ("semantic_loss", "total_loss", "gradient_norm"))
+    assert "base_learning_rate" in message
+    assert _checkpoints(tmp_path) == ["ckpt-3"]
+    reader = tf.train.load_checkpoint(checkpoints.latest(str(tmp_path)))
+    shapes = reader.get_variable_to_shape_map()
+    floats = [reader.get_tensor(name) for name in shapes if reader.get_variable_to_dtype_map()[name] == tf.float32]
+    assert len(floats) > 20
+    assert all(np.isfinite(values).all() for values in floats)
+
+
+def test_a_learning_rate_that_is_too_large_ends_the_run(tmp_path):
+    run = Run(tmp_path, learning_rate=1e38)
+    with pytest.raises(NonFiniteLoss, match=r"not finite at step [2-6]: semantic_loss .*total_loss .*gradient_norm"):
+        run.train()
+    assert all(name == "ckpt-3" for name in _checkpoints(tmp_path))
+
+
+def test_a_finite_loss_passes():
+    loop.check_finite(1, {"total_loss": 0.0, "gradient_norm": 3e38})
+    with pytest.raises(NonFiniteLoss, match="step 7: total_loss 1, gradient_norm inf"):
+        loop.check_finite(7, {"total_loss": 1.0, "gradient_norm": float("inf")})
+
+
+def test_sigterm_writes_a_checkpoint_first(tmp_path):
+    run = Run(tmp_path)
+    take_steps = run.trainer.train
+
+    def interrupted(iterator, count):
+        if run.step.numpy() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_steps(iterator, count)
+
+    run.trainer.train = interrupted
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=r"after step 2; wrote .*ckpt-2\. Run again to resume"):
+        run.train()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert _checkpoints(tmp_path) == ["ckpt-2"]
+    resumed = Run(tmp_path)
+    resumed.manager.restore_latest()
+    assert resumed.step.numpy() == 2
+    for found, expected in zip(resumed.state(), run.state(), strict=True):
+        np.testing.assert_array_equal(found, expected)
