@@ -123,7 +123,6 @@ RANGES: tuple[Range, ...] = (
             "trainer_options.solver_options.warmup_steps",
             "trainer_options.solver_options.weight_decay",
             "trainer_options.solver_options.adamw_weight_decay",
-            "trainer_options.solver_options.backbone_learning_rate_multiplier",
             "*_dataset_options.resize_factor",
             "*_dataset_options.small_instance_threshold",
             "*_dataset_options.small_instance_weight",

@@ -108,7 +108,8 @@ def _compare(function, saved: str, check: str, samples: Sequence[np.ndarray]) ->
     command = [sys.executable, "-m", "deeplab_axial.export", saved, check]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise RuntimeError(f"The export does not predict what the model does:\n{result.stderr[-4000:]}")
+        problems = result.stdout or result.stderr[-4000:]
+        raise RuntimeError(f"The export does not predict what the model does:\n{problems}")
 
 
 def load(folder: str) -> tuple[tf.Module, Metadata]:
@@ -147,7 +148,7 @@ def _check(saved: str, check: str) -> int:
                 same = np.allclose(got, expected, atol=1e-5) if key == keys.CENTER_SCORES else (got == expected).all()
                 if not same:
                     problems.append(f"{name}: {key} differs in {np.mean(got != expected):.2%} of its entries")
-    print("\n".join(problems), file=sys.stderr)
+    print(*problems, sep="\n", end="")
     return 1 if problems else 0
 
 

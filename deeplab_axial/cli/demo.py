@@ -63,7 +63,7 @@ def main() -> None:
 def _steps(place: dict[str, str]) -> list[tuple[str, list[list[str]]]]:
     """Titles and commands."""
     data, records = os.path.join(FLAGS.output_dir, "data"), os.path.join(FLAGS.output_dir, "records")
-    experiment = [f"--config_file={FLAGS.config_file}", *(f"--set={change}" for change in FLAGS.set)]
+    experiment = [f"--config_file={FLAGS.config_file}", *(f"--set={change}" for change in _changes())]
     model = f"--model_dir={place['model']}"
     convert = [
         [
@@ -93,6 +93,16 @@ def _steps(place: dict[str, str]) -> list[tuple[str, list[list[str]]]]:
     ]
 
 
+def _changes() -> list[str]:
+    """Changes of the config: those asked for, and where the records are, unless they are where the config says."""
+    if os.path.normpath(FLAGS.output_dir) == "demo":
+        return FLAGS.set
+    records = os.path.join(FLAGS.output_dir, "records")
+    places = {"train": "train", "eval": "val"}
+    patterns = [f"{name}_dataset_options.file_pattern={records}/{split}/*.tfrecord" for name, split in places.items()]
+    return [*patterns, *FLAGS.set]
+
+
 def _run(command: list[str]) -> None:
     print(f"$ deeplab-axial {shlex.join(command)}", flush=True)
     status = subprocess.run([sys.executable, "-m", "deeplab_axial.cli.main", *command], check=False).returncode
@@ -101,7 +111,7 @@ def _run(command: list[str]) -> None:
 
 
 def _report(place: dict[str, str], facts: dict[str, str]) -> None:
-    options = config.load(FLAGS.config_file, FLAGS.set)
+    options = config.load(FLAGS.config_file, _changes())
     _, metadata = export.load(place["export"])
     height, width = options.eval_dataset_options.crop_size
     parts = describe.describe(builders.build_model(options), height, width)

@@ -13,7 +13,6 @@ OVERRIDES = (
     "trainer_options.solver_options.training_number_of_steps=30",
     "trainer_options.save_checkpoints_steps=15",
     "evaluator_options.eval_interval=15",
-    "evaluator_options.stuff_area_limit=8",
 )
 
 

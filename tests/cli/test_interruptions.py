@@ -25,6 +25,7 @@ OVERRIDES = (
     "trainer_options.save_checkpoints_steps=1",
     "trainer_options.num_checkpoints_to_keep=2",
     "model_options.backbone.drop_path_keep_prob=0.5",
+    "trainer_options.solver_options.optimizer=radam",
 )
 
 
