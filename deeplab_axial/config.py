@@ -14,6 +14,7 @@ from typing import Any
 
 from google.protobuf import text_format
 
+from deeplab_axial import files
 from deeplab_axial.config_rules import MODES, nearest, substitute, validate
 from deeplab_axial.config_tables import REFUSED_PATHS
 from deeplab_axial.errors import InputError
@@ -80,14 +81,7 @@ def to_text(options: config_pb2.ExperimentOptions) -> str:
 
 def save(options: config_pb2.ExperimentOptions, path: str | os.PathLike) -> None:
     """Writes the config so that `path` holds either all of it or what it held before; makes its folder."""
-    target = pathlib.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(to_text(options), encoding="utf-8")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_atomically(path, to_text(options))
 
 
 def _read(path: pathlib.Path, chain: tuple[pathlib.Path, ...], problems: list[str]) -> config_pb2.ExperimentOptions:

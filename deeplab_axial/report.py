@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from PIL import Image
 
-from deeplab_axial import keys
+from deeplab_axial import files, keys
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
-from deeplab_axial.visualization import write_atomically
 
 _STEP = "step"
 _NO_VALUE = "\u2013"
@@ -81,7 +80,7 @@ def write_report(
         overlays=[(caption, _jpeg_data(image)) for caption, image in overlays],
         classes=label_space.classes,
     )
-    write_atomically(path, page.encode("utf-8"))
+    files.write_atomically(path, page)
 
 
 def _field(metrics, *names):

@@ -5,11 +5,11 @@ import colorsys
 import functools
 import io
 import os
-import pathlib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from deeplab_axial import files
 from deeplab_axial.data.label_space import LabelSpace
 
 # Small pictures are enlarged until their shorter side has this many pixels: text is not readable on fewer.
@@ -162,19 +162,7 @@ def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
         raise ValueError(f"`array` must be uint8 [H, W, 3] or [H, W]. Received: {array.dtype} {array.shape}.")
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file that readers see complete or not at all, and the folders above it."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_atomically(path, buffer.getvalue())
 
 
 def _check_image(image):

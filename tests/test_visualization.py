@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_axial import visualization
+from deeplab_axial import files, visualization
 from deeplab_axial.data.label_space import LabelClass, LabelSpace
 
 SPACE = LabelSpace(
@@ -226,13 +226,13 @@ def test_save_png_round_trips_and_leaves_nothing_else(tmp_path, shape):
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    visualization.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(visualization.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        visualization.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from deeplab_axial import builders, config, visualization
+from deeplab_axial import builders, config, files, visualization
 from deeplab_axial.backbones import presets
 from deeplab_axial.data import diagnosis
 from deeplab_axial.data.pipeline import Source
@@ -59,9 +59,7 @@ class Evaluation:
         metrics = {"step": step, **metrics}
         print(evaluator.format_metrics(metrics, self.source.info.label_space), flush=True)
         path = os.path.join(self.folder, log.METRICS_FILE)
-        with open(f"{path}.partial", "w", encoding="utf-8") as file:
-            json.dump(metrics, file, indent=1)
-        os.replace(f"{path}.partial", path)
+        files.write_atomically(path, json.dumps(metrics, indent=1))
         log.write_scalars(self.folder, step, evaluator.scalars(metrics))
         return metrics
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from deeplab_axial import export, keys, predict, visualization
+from deeplab_axial import export, files, keys, predict, visualization
 from deeplab_axial.cli import folders
 from deeplab_axial.errors import InputError
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _write_json(path: str, content: dict) -> None:
-    visualization.write_atomically(path, json.dumps(content, default=_plain).encode())
+    files.write_atomically(path, json.dumps(content, default=_plain))
 
 
 def _plain(value):

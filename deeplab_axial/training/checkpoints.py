@@ -21,15 +21,16 @@ def latest(folder: str) -> str | None:
     """Prefix of the newest complete checkpoint in a folder, or None.
 
     Raises:
-      InputError: there was one, but its files are gone.
+      InputError: there was one, but its files are gone or the file that names it is damaged.
     """
     path = tf.train.latest_checkpoint(folder)
-    state = tf.train.get_checkpoint_state(folder)
-    if path is None and state is not None and state.model_checkpoint_path:
+    if path is None and tf.io.gfile.exists(os.path.join(folder, "checkpoint")):
         # Training would start over, unasked.
+        state = tf.train.get_checkpoint_state(folder)
+        named = repr(state.model_checkpoint_path) if state is not None else "what it names"
         raise InputError(
-            f"{folder}: {state.model_checkpoint_path!r}, the newest checkpoint by the file `checkpoint`, is gone. "
-            "Bring its files back, or remove the folder to start over."
+            f"{folder}: the file `checkpoint` says there is one, but {named} is gone or the file is damaged. "
+            "Bring the files back, or remove the folder to start over."
         )
     return path
 

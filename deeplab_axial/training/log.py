@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import tensorflow as tf
 import tqdm
 
+from deeplab_axial import files
+
 HISTORY_FILE = "history.jsonl"
 METRICS_FILE = "metrics.json"
 
@@ -60,10 +62,7 @@ class TrainingLog:
 
     def _forget_beyond(self, step: int) -> None:
         kept = [json.dumps(entry) + "\n" for entry in read_history(os.path.dirname(self.path)) if entry["step"] <= step]
-        partial = f"{self.path}.partial"
-        with open(partial, "w", encoding="utf-8") as file:
-            file.writelines(kept)
-        os.replace(partial, self.path)
+        files.write_atomically(self.path, "".join(kept))
 
 
 def read_history(folder: str) -> list[dict]:

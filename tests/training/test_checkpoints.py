@@ -174,6 +174,14 @@ def test_training_does_not_start_over_when_its_checkpoint_is_gone(saved, tmp_pat
         _resume(str(folder), _model())
 
 
+def test_training_does_not_start_over_when_the_file_that_names_its_checkpoint_is_damaged(saved, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    (folder / "checkpoint").write_bytes(b"\x00garbage")
+    with pytest.raises(InputError, match="or the file is damaged"):
+        _resume(str(folder), _model())
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     folder = tmp_path / "file"
     folder.write_text("not a folder")
