@@ -27,8 +27,8 @@ setup(
         "pillow>=10.1",
         "protobuf>=4.25",
         "tensorboard>=2.15",
-        "tensorflow>=2.15.1",
-        "tf-keras>=2.15.1",
+        "tensorflow>=2.15.1,<2.22",
+        "tf-keras>=2.15.1,<2.22",
         "tqdm>=4.66",
     ],
     extras_require={
