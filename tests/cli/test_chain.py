@@ -2,6 +2,7 @@
 """From a data set to predictions with the commands of the README, and whether the numbers agree at both ends."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -176,3 +177,19 @@ def test_a_finished_training_only_evaluates_again(chain):
     assert result.status == 0, result.err
     assert "Resuming from" in result.out
     assert (chain.root / "model" / "history.jsonl").read_bytes() == before
+
+
+def test_continuous_evaluation_ends_with_the_last_checkpoint(chain, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(chain.root / "model", folder)
+    expected = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").unlink()
+    result = commands.run("train", "--mode=continuous_eval", *chain.flags, f"--model_dir={folder}")
+    assert result.status == 0, result.err
+    assert json.loads((folder / "metrics.json").read_text()) == expected
+
+
+def test_continuous_evaluation_gives_up_when_no_checkpoint_comes(chain, tmp_path):
+    timeout = "--set=evaluator_options.continuous_eval_timeout=1"
+    result = commands.run("train", "--mode=continuous_eval", *chain.flags, timeout, f"--model_dir={tmp_path}")
+    assert "no new checkpoint came for 1 seconds" in commands.one_message(result)
