@@ -51,6 +51,7 @@ def _samples(options, source) -> list[np.ndarray]:
     samples: list[np.ndarray] = []
     # Not unbatch(): TensorFlow 2.21 crashes there on entries of size 0, which crowd ids are in most batches.
     for batch in builders.build_evaluation_dataset(options, source).take(NUM_SAMPLES).as_numpy_iterator():
-        for image, (height, width) in zip(batch[keys.IMAGE], batch[keys.RESIZED_SIZE]):
+        real = batch[keys.IS_REAL]
+        for image, (height, width) in zip(batch[keys.IMAGE][real], batch[keys.RESIZED_SIZE][real]):
             samples.append(np.clip(image[:height, :width], 0, 255).astype(np.uint8))
     return samples[:NUM_SAMPLES]

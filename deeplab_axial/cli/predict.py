@@ -8,10 +8,10 @@ The maps and predictions.json are predictions in COCO's panoptic format. With gr
 (--panoptic_json, --panoptic_dir) the picture is image | ground truth | prediction.
 """
 
+import collections
 import json
 import os
 
-import numpy as np
 import tensorflow as tf
 import tqdm
 from absl import flags
@@ -36,6 +36,13 @@ def main() -> None:
         raise InputError("--panoptic_json and --panoptic_dir come together. Give both or neither.")
     paths = predict.find_images(FLAGS.input)
     paths = paths[: FLAGS.limit] if FLAGS.limit else paths
+    names = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    repeated = sorted(name for name, count in collections.Counter(names).items() if count > 1)
+    if repeated:
+        raise InputError(
+            "--input: results are named after their images, so no two images may have the same name. "
+            f"Received twice: {', '.join(repeated[:5])}. Predict them into different folders."
+        )
     module, metadata = export.load(FLAGS.saved_model)
     space = metadata.label_space
     truth = None
@@ -44,10 +51,9 @@ def main() -> None:
     panoptic_folder = os.path.join(FLAGS.output_dir, "panoptic")
     folders.make(panoptic_folder, "output_dir")
     annotations = []
-    for path in tqdm.tqdm(paths, desc="Predicting", unit="image"):
+    for path, name in zip(tqdm.tqdm(paths, desc="Predicting", unit="image"), names):
         image = predict.read_image(path)
         panoptic = module.serve(tf.constant(image[None]))[keys.PANOPTIC_MAP][0].numpy()
-        name = os.path.splitext(os.path.basename(path))[0]
         expected = truth.read(path, image.shape[:2]) if truth else None
         picture = visualization.triptych(image, expected, panoptic, space)
         visualization.save_png(os.path.join(FLAGS.output_dir, f"{name}.png"), picture)
@@ -55,15 +61,5 @@ def main() -> None:
         visualization.save_png(os.path.join(panoptic_folder, f"{name}.png"), ids)
         image_id = truth.image_id(path) if truth else name
         annotations.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
-    _write_json(os.path.join(FLAGS.output_dir, "predictions.json"), {"annotations": annotations})
+    files.write_atomically(os.path.join(FLAGS.output_dir, "predictions.json"), json.dumps({"annotations": annotations}))
     print(f"{len(paths)} images: {FLAGS.output_dir}")
-
-
-def _write_json(path: str, content: dict) -> None:
-    files.write_atomically(path, json.dumps(content, default=_plain))
-
-
-def _plain(value):
-    if isinstance(value, np.integer):
-        return int(value)
-    raise TypeError(f"Cannot write {type(value)} as JSON")

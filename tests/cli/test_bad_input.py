@@ -267,3 +267,14 @@ class TestPredict:
         truth = [f"--panoptic_json={data}/panoptic_val.json", f"--panoptic_dir={data}/panoptic_val"]
         message = commands.one_message(commands.run("predict", *flags, *truth))
         assert message.startswith("The ground truth has no annotation for other.png.")
+
+
+def test_two_images_of_one_name_are_refused_before_the_model_is_loaded(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "photo.jpg").write_bytes(b"")
+    inputs = [f"--input={tmp_path / folder}" for folder in ("a", "b")]
+    flags = (f"--saved_model={tmp_path / 'none'}", f"--output_dir={tmp_path / 'out'}")
+    message = commands.one_message(commands.run("predict", *flags, *inputs))
+    assert "Received twice: photo. Predict them into different folders" in message
+    assert not (tmp_path / "out").exists()
