@@ -9,7 +9,7 @@ PY = $(VENV)/bin/python
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help venv protos demo test test-slow test-addons lint format bench clean
+.PHONY: help venv protos docs demo test test-slow test-addons lint format bench clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  %-12s%s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ venv: $(VENV)/installed  ## Make .venv with everything that development needs.
 protos: $(VENV_PROTOS)/installed  ## Generate deeplab_axial/protos from protos/ (Python up to 3.12).
 	$(VENV_PROTOS)/bin/python protos/generate.py
 
+docs: venv  ## Write docs/model_zoo.md: count every network of configs/; some minutes.
+	$(PY) docs/model_zoo.py
+
 demo: venv  ## Data, training, evaluation, export and report, small; about six minutes.
 	$(VENV)/bin/deeplab-axial demo --output_dir=demo
 
@@ -60,6 +63,7 @@ format: venv  ## Format the code and mend what ruff can.
 
 bench: venv  ## Measure; results go to benchmarks/results.
 	$(PY) benchmarks/axial_attention.py
+	$(PY) benchmarks/network.py
 
 clean:  ## Remove environments, caches and what the demo made.
 	rm -rf $(VENV) $(VENV_ADDONS) $(VENV_PROTOS) demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,108 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the machine's GEMM rate an axial attention layer reaches.
+"""How much of the machine's GEMM rate axial attention reaches, beside a convolutional block of equal multiply-adds.
 
-  python benchmarks/axial_attention.py [--repeats=5] [--shapes=small|paper]
+  python benchmarks/axial_attention.py [--rounds=7] [--only=early]
 
-Times the layer (both axes of `AxialAttention2D`), forward in inference and forward with backward in training, and in
-the same run a large float32 matrix product, whose rate is the measure: seconds depend on the machine and on who else
-uses it, the ratio hardly does. Writes benchmarks/results/axial_attention-<device>.csv.
+Forward is inference with folded batch normalisation; training is forward and backward with the statistics of the batch.
+Writes benchmarks/results/axial_attention-<device>.csv.
 """
 
-import csv
-import os
-import pathlib
-import platform
-import time
+import json
+import math
 
+import measure
 import tensorflow as tf
+import tf_keras
 from absl import app, flags
 
-from deeplab_axial import describe
+from deeplab_axial import multiply_adds
+from deeplab_axial.layers import normalization
 from deeplab_axial.layers.axial_attention import AxialAttention2D
+from deeplab_axial.layers.residual_block import BottleneckBlock
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("repeats", 5, "Timed runs of each measurement; the fastest counts.", lower_bound=1)
-flags.DEFINE_enum("shapes", "small", ["small", "paper"], "Which inputs.")
+flags.DEFINE_integer("rounds", 7, "Timed runs of each measurement.", lower_bound=1)
+flags.DEFINE_string("only", "", "Measure only the inputs whose name has this in it.")
+flags.DEFINE_string("case", "", "One case, as JSON; for the script itself.")
 
-# name -> (height, width, channels, key depth, value depth, span)
+# name -> (side, channels, key depth, value depth)
 SHAPES = {
-    "small": {
-        "stage 2 of S at 321": (81, 81, 64, 32, 64, None),
-        "stage 4 of L at 321": (21, 21, 512, 256, 512, None),
-        "stage 2 of S at 321, span 33": (81, 81, 64, 32, 64, 33),
-    },
-    "paper": {
-        "stage 4 of L at 1025": (65, 65, 512, 256, 512, None),
-        "stage 3 of S at 1025": (129, 129, 128, 64, 128, None),
-        "stage 2 of S at 641": (161, 161, 64, 32, 64, None),
-        "stage 2 of S at 641, span 65": (161, 161, 64, 32, 64, 65),
-    },
+    "L 65x65x512": (65, 512, 256, 512),
+    "S 129x129x128 (early)": (129, 128, 64, 128),
+    "S 161x161x64 (early)": (161, 64, 32, 64),
 }
-MATRIX_SIZE = 2048
+# Backward takes two products for each of the forward pass.
+TRAINING_FACTOR = 3
 
 
 def main(_) -> None:
-    """Measures and writes the table."""
-    device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
-    gemm = _gemm_rate()
-    print(f"GEMM rate: {gemm / 1e9:.1f} billion multiply-adds a second\n")
-    rows = []
-    for name, (height, width, channels, key_depth, value_depth, span) in SHAPES[FLAGS.shapes].items():
-        layer = AxialAttention2D({"key_depth": key_depth, "value_depth": value_depth, "span": span})
-        x = tf.random.normal([1, height, width, channels])
-        layer(x)
-        multiply_adds = _multiply_adds(layer, x)
-        for what, function, factor in (("forward", _forward(layer), 1), ("training", _training(layer), 3)):
-            seconds = _fastest(function, x)
-            share = factor * multiply_adds / seconds / gemm
-            row = [name, what, f"{multiply_adds:.4g}", f"{seconds:.4g}", f"{share:.3f}"]
-            rows.append(row)
-            print(f"{name:32} {what:9} {1000 * seconds:8.1f} ms   {share:6.1%} of the GEMM rate", flush=True)
-    path = pathlib.Path(__file__).parent / "results" / f"axial_attention-{FLAGS.shapes}-{device}.csv"
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["input", "pass", "multiply_adds", "seconds", "share_of_gemm_rate", "precision", "environment"])
-        environment = f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores"
-        writer.writerows([*row, "float32", environment] for row in rows)
-    print(f"\n{path}")
+    """Measures one case, or all, each in a process of its own."""
+    if FLAGS.case:
+        print(json.dumps(_measure(**json.loads(FLAGS.case))))
+        return
+    cases = [
+        {"input": name, "layer": layer, "span": span, "precision": precision, "xla": xla, "pass": what}
+        for name in SHAPES
+        if FLAGS.only in name
+        for layer, span in (("attention", 0), ("attention", 65), ("convolution", 0))
+        for precision in ("float32", "mixed_bfloat16")
+        for xla in (False, True)
+        for what in ("forward", "training")
+        if span < SHAPES[name][0]
+    ]
+    measure.run_cases(__file__, cases, [f"--rounds={FLAGS.rounds}"], "axial_attention")
 
 
-def _gemm_rate() -> float:
-    """Multiply-adds a second of a large matrix product."""
-    x = tf.random.normal([MATRIX_SIZE, MATRIX_SIZE])
-    return MATRIX_SIZE**3 / _fastest(tf.function(lambda x: tf.linalg.matmul(x, x), autograph=False), x)
+def _measure(**case) -> dict[str, float]:
+    side, channels, key_depth, value_depth = SHAPES[case["input"]]
+    tf_keras.utils.set_random_seed(0)
+    tf_keras.mixed_precision.set_global_policy(case["precision"])
+    attention = {"key_depth": key_depth, "value_depth": value_depth, "span": case["span"] or None}
+    # Counted without loops over rows, which fill up the last rows.
+    layer = AxialAttention2D({**attention, "logits_at_once": 2**62})
+    cost = _multiply_adds(layer, side, channels)
+    layer = AxialAttention2D(attention)
+    if case["layer"] == "convolution":
+        # side^2 (channels f + 9 f^2 + 4 f^2) multiply-adds, solved for f.
+        filters = round((math.sqrt(channels**2 + 4 * 13 * cost / side**2) - channels) / 26)
+        layer = BottleneckBlock(filters)
+        cost = _multiply_adds(layer, side, channels)
+    x = tf.random.normal([1, side, side, channels], dtype=layer.compute_dtype)
+    layer(x)
+    if case["pass"] == "forward":
+        normalization.fold_batch_norm(layer)
+        function = tf.function(lambda: tf.reduce_sum(layer(x)), autograph=False, jit_compile=case["xla"])
+    else:
+        function = tf.function(lambda: _gradients(layer, x), autograph=False, jit_compile=case["xla"])
+        cost *= TRAINING_FACTOR
+    return {"multiply_adds": float(cost), **measure.measure(function, cost, FLAGS.rounds)}
 
 
-def _fastest(function, x: tf.Tensor) -> float:
-    """Seconds of the fastest of some runs, after two that do not count."""
-    times = []
-    for _ in range(FLAGS.repeats + 2):
-        started = time.perf_counter()
-        tf.nest.map_structure(lambda t: t.numpy(), function(x))
-        times.append(time.perf_counter() - started)
-    return min(times[2:])
+def _gradients(layer: tf_keras.layers.Layer, x: tf.Tensor) -> list[tf.Tensor]:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(tf.square(tf.cast(layer(x, training=True), tf.float32)))
+    gradients = tape.gradient(loss, [x, *layer.trainable_variables], unconnected_gradients="zero")
+    return [tf.reduce_sum(gradient) for gradient in gradients]
 
 
-def _forward(layer: AxialAttention2D):
-    return tf.function(lambda x: tf.reduce_sum(layer(x, training=False)), autograph=False)
-
-
-def _training(layer: AxialAttention2D):
-    @tf.function(autograph=False)
-    def step(x):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(tf.square(layer(x, training=True)))
-        gradients = tape.gradient(loss, layer.trainable_variables, unconnected_gradients="zero")
-        return [tf.reduce_sum(gradient) for gradient in gradients]
-
-    return step
-
-
-def _multiply_adds(layer: AxialAttention2D, x: tf.Tensor) -> int:
-    function = tf.function(lambda x: layer(x, training=False), autograph=False)
-    graph = function.get_concrete_function(tf.TensorSpec(x.shape)).graph
-    return sum(describe.multiply_adds(op) for op in graph.get_operations())
+def _multiply_adds(layer: tf_keras.layers.Layer, side: int, channels: int) -> int:
+    function = tf.function(lambda x: layer(x), autograph=False)
+    graph = function.get_concrete_function(tf.TensorSpec([1, side, side, channels], layer.compute_dtype)).graph
+    return sum(multiply_adds.by_operation(graph).values())
 
 
 if __name__ == "__main__":

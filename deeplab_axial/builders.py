@@ -16,11 +16,13 @@ from deeplab_axial.data.targets import TargetOptions
 from deeplab_axial.errors import InputError
 from deeplab_axial.inference import Predictor
 from deeplab_axial.losses.panoptic_deeplab import LossTerm, PanopticDeepLabLoss
+from deeplab_axial.models.classifier import Classifier
 from deeplab_axial.models.decoder import Decoder
 from deeplab_axial.models.heads import Head
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
+from deeplab_axial.postprocessing.multi_scale import MultiScale
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
-from deeplab_axial.protos import config_pb2, dataset_pb2, model_pb2, trainer_pb2
+from deeplab_axial.protos import config_pb2, dataset_pb2, evaluator_pb2, model_pb2, trainer_pb2
 from deeplab_axial.training import addons, optimizers, schedules
 from deeplab_axial.training.loop import LoopOptions
 
@@ -60,8 +62,8 @@ def set_precision_and_seed(options: trainer_pb2.TrainerOptions) -> None:
     tf_keras.utils.set_random_seed(options.seed)
 
 
-def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) -> PanopticDeepLab:
-    """The network of a config, its weights made.
+def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) -> PanopticDeepLab | Classifier:
+    """The network of a config, its weights made: a `Classifier` if it has model_options.classification.
 
     Args:
       options: validated.
@@ -74,63 +76,98 @@ def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) ->
         "epsilon": solver.batchnorm_epsilon,
         "synchronized": solver.use_sync_batchnorm and num_replicas > 1,
     }
+    backbone = build_backbone(model_options.backbone, norm)
+    if model_options.HasField("classification"):
+        model = Classifier(backbone, model_options.classification.num_classes)
+    else:
+        model = PanopticDeepLab(backbone, **_decoders_and_heads(options, norm))
+    # Weights are made on a small image; no layer keeps its size.
+    side = 2 * model_options.backbone.output_stride + 1
+    model(tf.zeros([1, side, side, 3]))
+    return model
+
+
+def build_symbolic_model(options: config_pb2.ExperimentOptions) -> PanopticDeepLab | Classifier:
+    """The network of a config to describe: call it, and what describes, inside `with tf.Graph().as_default():`.
+
+    There weights take no memory. Attention does not go in loops over rows, whose last rows are filled up, so that
+    multiply-adds do not depend on the device.
+    """
+    counted = config_pb2.ExperimentOptions()
+    counted.CopyFrom(options)
+    counted.model_options.backbone.attention_logits_at_once = 2**62
+    return build_model(counted)
+
+
+def _decoders_and_heads(options: config_pb2.ExperimentOptions, norm: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `PanopticDeepLab`, all but the backbone.
+
+    As in DeepLab2 the instance heads have a decoder of their own, with the options of the semantic one where they have
+    none themselves, unless they share it; `instance { enable: false }` leaves the semantic decoder alone.
+    """
+    model_options = options.model_options
     panoptic = model_options.panoptic_deeplab
     pool_size = _pool_size(options)
     semantic_low_level = [(entry.feature_key, entry.channels_project) for entry in panoptic.low_level]
     parts: dict[str, Any] = {
-        "backbone": build_backbone(model_options.backbone, norm),
         "semantic_decoder": _decoder(model_options.decoder, semantic_low_level, pool_size, norm, "semantic_decoder"),
         "semantic_head": _head(panoptic.semantic_head, norm, "semantic_head"),
     }
     instance = panoptic.instance
-    if instance.enable:
+    if instance.enable and not instance.share_decoder:
         decoder = instance.instance_decoder_override if instance.HasField("instance_decoder_override") else None
         low_level = [(entry.feature_key, entry.channels_project) for entry in instance.low_level_override]
         parts["instance_decoder"] = _decoder(
             decoder or model_options.decoder, low_level or semantic_low_level, pool_size, norm, "instance_decoder"
         )
+    if instance.enable:
         parts["center_head"] = _head(instance.center_head, norm, "center_head")
         parts["offset_head"] = _head(instance.regression_head, norm, "offset_head")
-    model = PanopticDeepLab(**parts)
-    # Weights are made on a small image; no layer keeps its size.
-    side = 2 * model_options.backbone.output_stride + 1
-    if pool_size is not None:
-        side = max(side, (max(pool_size) - 1) * model_options.backbone.output_stride + 1)
-    model(tf.zeros([1, side, side, 3]))
-    return model
+    return parts
 
 
 def build_backbone(options: model_pb2.BackboneOptions, norm: dict[str, Any]) -> AxialResNet:
-    """The backbone of a config."""
-    preset = presets.backbone_kwargs(
-        options.name,
-        options.flavor,
-        options.backbone_width_multiplier,
-        options.stem_width_multiplier,
-        options.backbone_layer_multiplier,
-    )
-    return AxialResNet(
-        **preset,
-        output_stride=options.output_stride,
-        attention={
-            "span": options.attention_span or None,
-            "use_batch_norm": options.attention_batch_norm,
-            "query_position": options.attention_query_position,
-            "key_position": options.attention_key_position,
-            "value_position": options.attention_value_position,
-        },
-        block={"use_squeeze_and_excite": options.use_squeeze_and_excite},
-        keep_prob=(options.drop_path_keep_prob, options.drop_path_schedule),
-        norm=norm,
-        name=options.name,
-    )
+    """The backbone of a config.
+
+    Raises:
+      InputError: the backbone is unknown, does not exist in the flavor, or is too narrow for its heads.
+    """
+    try:
+        preset = presets.backbone_kwargs(
+            options.name,
+            options.flavor,
+            options.backbone_width_multiplier,
+            options.stem_width_multiplier,
+            options.backbone_layer_multiplier,
+        )
+        # 0 is the whole axis, but a field that is not set leaves the span to the preset.
+        span = options.attention_span if options.HasField("attention_span") else presets.default_span(options.name)
+        return AxialResNet(
+            **preset,
+            output_stride=options.output_stride,
+            attention={
+                "span": span or None,
+                "use_batch_norm": options.attention_batch_norm,
+                "query_position": options.attention_query_position,
+                "key_position": options.attention_key_position,
+                "value_position": options.attention_value_position,
+                "logits_at_once": options.attention_logits_at_once or None,
+            },
+            block={"use_squeeze_and_excite": options.use_squeeze_and_excite},
+            keep_prob=(options.drop_path_keep_prob, options.drop_path_schedule),
+            sac_from_stride=options.use_sac_beyond_stride if options.use_sac_beyond_stride > 0 else None,
+            norm=norm,
+            name=options.name,
+        )
+    except ValueError as error:
+        raise InputError(f'model_options.backbone (name "{options.name}"): {error}') from error
 
 
 def _pool_size(options: config_pb2.ExperimentOptions) -> tuple[int, int] | None:
     """Window of ASPP's pooled branch: the map that a training crop gives; None where the crop is not known."""
     crop = options.train_dataset_options.crop_size
     stride = options.model_options.backbone.output_stride
-    if options.model_options.decoder.aspp_use_only_1x1_proj_conv or not crop:
+    if not crop:
         return None
     return (crop[0] - 1) // stride + 1, (crop[1] - 1) // stride + 1
 
@@ -138,13 +175,14 @@ def _pool_size(options: config_pb2.ExperimentOptions) -> tuple[int, int] | None:
 def _decoder(
     options: model_pb2.DecoderOptions, low_level: Sequence[tuple[str, int]], pool_size, norm: dict, name: str
 ) -> Decoder:
+    only_projection = options.aspp_use_only_1x1_proj_conv
     return Decoder(
         feature_key=options.feature_key,
         low_level=low_level,
         channels=options.decoder_channels,
         aspp_channels=options.aspp_channels,
-        atrous_rates=() if options.aspp_use_only_1x1_proj_conv else tuple(options.atrous_rates),
-        pool_size=pool_size,
+        atrous_rates=() if only_projection else tuple(options.atrous_rates),
+        pool_size=None if only_projection else pool_size,
         norm=norm,
         name=name,
     )
@@ -245,19 +283,28 @@ def build_predictor(
         build_postprocessor(options, label_space),
         options.model_options.backbone.output_stride,
         build_image_options(options.eval_dataset_options),
+        build_multi_scale(options.evaluator_options),
     )
+
+
+def build_multi_scale(options: evaluator_pb2.EvaluatorOptions) -> MultiScale:
+    """The variants of an image that evaluation and export average over."""
+    # Fields are float32, where 0.7 is a little less.
+    scales = tuple(float(f"{scale:.6g}") for scale in options.eval_scales)
+    return MultiScale(scales or (1.0,), options.add_flipped_images)
 
 
 def build_image_options(options: dataset_pb2.DatasetOptions) -> pipeline.ImageOptions:
     """How a data set's images become crops."""
 
-    def single(values):
-        return values[0] if values and values[0] > 0 else None
+    def sides(values):
+        # One value stands for both sides; a 0 turns the limit off.
+        return tuple(values) * (2 // len(values)) if values and min(values) > 0 else None
 
     return pipeline.ImageOptions(
         crop_size=tuple(options.crop_size),
-        min_resize=single(options.min_resize_value),
-        max_resize=single(options.max_resize_value),
+        min_resize=sides(options.min_resize_value),
+        max_resize=sides(options.max_resize_value),
         resize_factor=options.resize_factor or None,
     )
 
@@ -270,13 +317,14 @@ def open_source(options: config_pb2.ExperimentOptions, split: str) -> pipeline.S
         images, which are not resized, do not fit the crop of the evaluation.
     """
     dataset = options.train_dataset_options if split == "train" else options.eval_dataset_options
-    source = pipeline.Source.open(dataset.file_pattern)
+    source = pipeline.Source.open(dataset.file_pattern, dataset.dataset)
     channels = options.model_options.panoptic_deeplab.semantic_head.output_channels
     space = source.info.label_space
     if channels != space.num_classes:
+        with_void = ", the void class included" if space.ignore_label < space.num_classes else ""
         raise InputError(
             "model_options.panoptic_deeplab.semantic_head.output_channels contradicts the data set of "
-            f"{split}_dataset_options: it has {space.num_classes} classes, the void class included "
+            f"{split}_dataset_options: it has {space.num_classes} classes{with_void} "
             f"({', '.join(c.name for c in space.classes[:8])}{', ...' if len(space.classes) > 8 else ''}). "
             f"Received: {channels}. Set it to {space.num_classes}."
         )
@@ -289,7 +337,7 @@ def _check_evaluation_size(options: dataset_pb2.DatasetOptions, source: pipeline
     """Refuses images that do not fit before anything is trained; images that are resized are checked one by one."""
     images = build_image_options(options)
     height, width = source.info.max_height, source.info.max_width
-    if images.min_resize is None and (height > images.crop_size[0] or width > images.crop_size[1]):
+    if not images.resizes and (height > images.crop_size[0] or width > images.crop_size[1]):
         raise InputError(
             "eval_dataset_options.crop_size must hold the largest image of the data set, "
             f"{height} x {width} (height x width). Received: {images.crop_size[0]} x {images.crop_size[1]}. "
@@ -313,6 +361,7 @@ def build_training_dataset(
             flip=augment.random_flip,
             seed=options.seed,
             shuffle_buffer=options.shuffle_buffer_size,
+            policy=augment.autoaugment_policy_name,
         ),
         TargetOptions(
             sigma=options.sigma,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a textproto on disk to a validated ExperimentOptions.
 
-The order: this file over its `base` files, then the overrides of the command line, then `${NAME}` from the
-environment, then the rules of `config_rules`. Imports no TensorFlow, so that `--help` and a typo answer at once.
+The order: this file over its `base` files, then the overrides of the command line, then `${NAME}` from the command
+line or the environment, then the rules of `config_rules`. Imports no TensorFlow, so that `--help` and a typo answer at
+once.
 """
 
 import os
@@ -14,8 +15,8 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from deeplab_axial import files
-from deeplab_axial.config_rules import MODES, nearest, substitute, validate
+from deeplab_axial import config_placeholders, files
+from deeplab_axial.config_rules import MODES, nearest, validate
 from deeplab_axial.config_tables import REFUSED_PATHS
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
@@ -37,12 +38,14 @@ def load(
     *,
     mode: str | None = None,
     backbone_names: Collection[str] | None = None,
+    refused_backbones: Mapping[str, str] | None = None,
     placeholders: Mapping[str, str] | None = None,
 ) -> config_pb2.ExperimentOptions:
     """Reads a config and everything it starts from, and checks it.
 
     Over a base, scalars are replaced, messages merge field by field, repeated fields are replaced and a member of a
-    oneof replaces the other members. A repeated field that a base set can be emptied by an override only.
+    oneof replaces the other members. A repeated field that a base set can be emptied by an override only. `published`
+    is not taken from a base.
 
     Args:
       path: the textproto.
@@ -50,8 +53,10 @@ def load(
         need quotes only around a comma.
       mode: one of `MODES`, which says what sections are needed; None needs the model alone (export, describe).
       backbone_names: the known backbones; None leaves `backbone.name` unchecked.
-      placeholders: values for `${NAME}` in experiment_name, initial_checkpoint and file_pattern; None means the
-        environment. A name without a value stays, and is a problem where the mode needs the field.
+      refused_backbones: name -> why a backbone of DeepLab2 is not among them.
+      placeholders: values for `${NAME}` in the config's strings; they win over the environment's. A name that the
+        config does not have is a problem. So is a placeholder without a value, except in the name of the experiment,
+        the initial checkpoint and the file patterns while the mode does not need them.
 
     Returns:
       The config, with `base` cleared.
@@ -61,14 +66,22 @@ def load(
     """
     problems: list[str] = []
     options = _read(pathlib.Path(path), (), problems)
+    # A placeholder that an override has replaced is no longer needed, but giving it is no mistake.
+    known = config_placeholders.names(options)
     for override in overrides:
         try:
             _override(options, override)
         except InputError as e:
             problems.append(str(e))
     options.ClearField("base")
-    _fill(options, os.environ if placeholders is None else placeholders)
-    problems += validate(options, str(path), mode, backbone_names)
+    known |= config_placeholders.names(options)
+    problems += [
+        f"{path}: the config has no such placeholder. Received: {name}. {nearest(name, sorted(known))}."
+        for name in placeholders or ()
+        if name not in known
+    ]
+    config_placeholders.fill(options, {**os.environ, **(placeholders or {})})
+    problems += validate(options, str(path), mode, backbone_names, refused_backbones)
     if problems:
         raise InputError("\n".join(problems))
     return options
@@ -104,6 +117,8 @@ def _read(path: pathlib.Path, chain: tuple[pathlib.Path, ...], problems: list[st
     merged = config_pb2.ExperimentOptions()
     for base in own.base:
         _overlay(merged, _read(path.parent / base, (*chain, path), problems))
+    # What the literature reports of another model does not hold for this one.
+    merged.ClearField("published")
     _overlay(merged, own)
     merged.ClearField("base")
     return merged
@@ -261,13 +276,3 @@ def _items(text: str) -> list[str]:
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace, lexer.whitespace_split, lexer.commenters, lexer.escape = ",", True, "", ""
     return [item.strip() for item in lexer]
-
-
-def _fill(options: config_pb2.ExperimentOptions, values: Mapping[str, str]) -> None:
-    """Fills `${NAME}` in the three kinds of fields where DeepLab2's textprotos have it."""
-    for message, name in ((options, "experiment_name"), (options.model_options, "initial_checkpoint")):
-        if message.HasField(name):
-            setattr(message, name, substitute(getattr(message, name), values))
-    for dataset in (options.train_dataset_options, options.eval_dataset_options):
-        for i, pattern in enumerate(dataset.file_pattern):
-            dataset.file_pattern[i] = substitute(pattern, values)

@@ -8,11 +8,17 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from deeplab_axial.config_tables import ADDONS_OPTIMIZER, CHOICES, LOSSES, RANGES, REFUSED_PATHS, SAME_AS_UNSET, expand
+from deeplab_axial import config_placeholders
+from deeplab_axial.config_tables import (
+    ADDONS_OPTIMIZER,
+    CHOICES,
+    LOSSES,
+    RANGES,
+    REFUSED_PATHS,
+    expand,
+)
 
 MODES = ("train", "eval", "train_and_eval", "continuous_eval")
-
-_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
 def nearest(name: str, names: Collection[str]) -> str:
@@ -22,13 +28,12 @@ def nearest(name: str, names: Collection[str]) -> str:
     return f"{hint}Valid names: {', '.join(names) or 'none'}"
 
 
-def substitute(text: str, values: Mapping[str, str]) -> str:
-    """Fills the `${NAME}` of `text` that `values` knows; the others stay."""
-    return _PLACEHOLDER.sub(lambda m: values.get(m[1], m[0]), text)
-
-
 def validate(
-    options: Any, source: str, mode: str | None = None, backbone_names: Collection[str] | None = None
+    options: Any,
+    source: str,
+    mode: str | None = None,
+    backbone_names: Collection[str] | None = None,
+    refused_backbones: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Finds everything that is wrong with a config.
 
@@ -37,6 +42,7 @@ def validate(
       source: name of the config in the messages.
       mode: one of `MODES`, which says what sections are needed; None needs the model alone (export, describe).
       backbone_names: the known backbones; None leaves `backbone.name` unchecked.
+      refused_backbones: name -> why a backbone of DeepLab2 is not among them.
 
     Returns:
       One "<source>: <field path>: <rule>. Received: <value>. <remedy>." for each problem; empty for a good config.
@@ -45,7 +51,12 @@ def validate(
         raise ValueError(f"mode must be None or one of {', '.join(MODES)}. Received: {mode!r}. Name one of these")
     report = _Report(options, source)
     _check_tables(report)
-    _check_model(report, backbone_names)
+    _check_model(report, backbone_names, refused_backbones or {})
+    if mode is not None and report.get("model_options").HasField("classification"):
+        rule = "training and evaluation of classification are not supported by this version"
+        section = report.get("model_options.classification")
+        report.add("model_options.classification", rule, section, "Describe the model, or choose panoptic_deeplab")
+        mode = None
     _check_training(report, mode)
     for split in ("train", "eval"):
         _check_dataset(report, f"{split}_dataset_options", needed=mode is not None and split in mode)
@@ -89,7 +100,7 @@ def _check_tables(report: _Report) -> None:
         value = getattr(message, field.name)
         default = field.default_value
         if isinstance(default, list):
-            refused = len(value) > 0 and list(value) != SAME_AS_UNSET.get(path)
+            refused = len(value) > 0
         elif isinstance(default, float):
             # The default is a double in some versions of protobuf, the value went through float32.
             refused = not math.isclose(value, default, rel_tol=1e-6)
@@ -97,20 +108,22 @@ def _check_tables(report: _Report) -> None:
             refused = message.HasField(field.name) and (field.message_type is not None or value != default)
         if refused:
             report.add(path, reason, value, _refusal_remedy(path, field))
-    for path, choices in CHOICES.items():
-        message, field = report.find(path)
-        name = getattr(message, field.name)
-        known = name in choices or (ADDONS_OPTIMIZER in choices and re.fullmatch(r"tfa\.[A-Za-z_]\w*", name))
-        if message.HasField(field.name) and not known:
-            report.add(path, "has no such choice", name, nearest(name, choices))
+    for table_path, choices in CHOICES.items():
+        for path in expand(table_path):
+            message, field = report.find(path)
+            name = getattr(message, field.name)
+            known = name in choices or (ADDONS_OPTIMIZER in choices and re.fullmatch(r"tfa\.[A-Za-z_]\w*", name))
+            if name != field.default_value and not known:
+                report.add(path, "has no such choice", name, nearest(name, choices))
     for rule, holds, paths in RANGES:
         for path in (p for table_path in paths for p in expand(table_path)):
             message, field = report.find(path)
             value = getattr(message, field.name)
+            repeated = isinstance(field.default_value, list)
             # Infinity passes most comparisons but is never meant.
-            if not (math.isfinite(value) and holds(value)):
+            if not all(math.isfinite(v) and holds(v) for v in (value if repeated else [value])):
                 remedy = f"Correct it, or leave it out for the default {_show(field.default_value)}"
-                report.add(path, rule, value, remedy)
+                report.add(path, f"each {rule}" if repeated else rule, value, remedy)
 
 
 def _refusal_remedy(path: str, field: Any) -> str:
@@ -123,12 +136,14 @@ def _refusal_remedy(path: str, field: Any) -> str:
     return f'Remove the field, or override "{path}={text}"'
 
 
-def _check_model(report: _Report, backbone_names: Collection[str] | None) -> None:
+def _check_model(report: _Report, backbone_names: Collection[str] | None, refused_backbones: Mapping[str, str]) -> None:
     if not report.has("model_options"):
         return report.add("model_options", "must be set", None, "Add the section, or a base that has it")
     backbone = report.get("model_options.backbone.name")
     if backbone_names is not None and backbone not in backbone_names:
-        report.add("model_options.backbone.name", "has no such backbone", backbone, nearest(backbone, backbone_names))
+        reason = refused_backbones.get(backbone)
+        rule = "has no such backbone" if reason is None else f"is not part of this project: {reason}"
+        report.add("model_options.backbone.name", rule, backbone, nearest(backbone, backbone_names))
     family = report.options.model_options.WhichOneof("meta_architecture")
     path = "model_options.panoptic_deeplab"
     if family is None:
@@ -147,7 +162,13 @@ def _check_instance(report: _Report, path: str) -> None:
     _check_head(report, f"{path}.regression_head", 2)
     own_decoder = report.has(f"{path}.instance_decoder_override")
     own_low_level = len(report.get(f"{path}.low_level_override")) > 0
-    if own_decoder or own_low_level:
+    if report.get(f"{path}.share_decoder"):
+        for name, own in (("instance_decoder_override", own_decoder), ("low_level_override", own_low_level)):
+            if own:
+                rule = "must not be set with share_decoder"
+                remedy = "Remove it, or share_decoder"
+                report.add(f"{path}.{name}", rule, report.get(f"{path}.{name}"), remedy)
+    elif own_decoder or own_low_level:
         _check_decoder(
             report,
             f"{path}.instance_decoder_override" if own_decoder else "model_options.decoder",
@@ -232,6 +253,8 @@ def _check_dataset(report: _Report, path: str, needed: bool) -> None:
 def _check_crop(report: _Report, path: str, crop: list[int]) -> None:
     if len(crop) != 2 or min(crop) <= 0:
         return report.add(path, "must have two values above 0, height and width", crop, "Give crop_size twice")
+    if report.get("model_options").HasField("classification"):
+        return None
     stride = report.get("model_options.backbone.output_stride")
     if stride not in (8, 16, 32) or all(side > 1 and side % stride == 1 for side in crop):
         return None
@@ -244,19 +267,18 @@ def _check_crop(report: _Report, path: str, crop: list[int]) -> None:
 
 
 def _check_placeholders(report: _Report, mode: str | None) -> None:
-    if mode is None:
-        return
-    strings = [("experiment_name", report.get("experiment_name"))]
-    if "train" in mode:
-        strings.append(("model_options.initial_checkpoint", report.get("model_options.initial_checkpoint")))
-    for split in ("train", "eval"):
-        if split in mode:
-            path = f"{split}_dataset_options.file_pattern"
-            strings += [(path, pattern) for pattern in report.get(path)]
-    for path, text in strings:
-        for name in _PLACEHOLDER.findall(text):
-            remedy = f'Set the environment variable {name}, or override "{path}=..." on the command line'
-            report.add(path, "placeholder not filled", text, remedy)
+    # DeepLab2's textprotos come with placeholders here, and not every mode needs all of them.
+    needed = {
+        "experiment_name": mode is not None,
+        "model_options.initial_checkpoint": "train" in (mode or ""),
+        "train_dataset_options.file_pattern": "train" in (mode or ""),
+        "eval_dataset_options.file_pattern": "eval" in (mode or ""),
+    }
+    for path, text, _ in config_placeholders.strings(report.options):
+        for name in config_placeholders.PLACEHOLDER.findall(text):
+            if needed.get(path, True):
+                remedy = f"Say --placeholder={name}=VALUE, or set the environment variable {name}"
+                report.add(path, f"placeholder ${{{name}}} is not filled", text, remedy)
 
 
 def _show(value: Any) -> str:

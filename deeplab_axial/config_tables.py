@@ -21,7 +21,6 @@ REFUSED: dict[str, str] = {
     "model_options.max_deeplab": "MaX-DeepLab (and kMaX-DeepLab) is not part of this project",
     "model_options.vip_deeplab": "ViP-DeepLab is not part of this project",
     "model_options.backbone.pretrained_weights": "is not supported; name a model_options.initial_checkpoint instead",
-    "model_options.backbone.use_sac_beyond_stride": _LATER,
     "model_options.panoptic_deeplab.depth_head": _DEPTH,
     "model_options.panoptic_deeplab.semantic_head.max_value_after_activation": _DEPTH,
     "model_options.panoptic_deeplab.semantic_head.min_value_after_activation": _DEPTH,
@@ -42,24 +41,23 @@ REFUSED: dict[str, str] = {
     "*_dataset_options.cameras_to_use": _VIDEO,
     "*_dataset_options.thing_id_mask_annotations": _MAX,
     "*_dataset_options.decode_groundtruth_label": _LATER,
-    "*_dataset_options.augmentations.autoaugment_policy_name": _LATER,
     "*_dataset_options.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale": _LATER,
     "evaluator_options.save_raw_predictions": _LATER,
-    "evaluator_options.add_flipped_images": _LATER,
-    "evaluator_options.eval_scales": _LATER,
     "evaluator_options.detailed_ap_metrics": _LATER,
     "evaluator_options.transformer_class_confidence_threshold": _MAX,
     "evaluator_options.pixel_confidence_threshold": _MAX,
     "evaluator_options.transformer_post_processing": _MAX,
     "evaluator_options.maskwise_postprocessing": _MAX,
 }
-# Values that mean the same as leaving the field out.
-SAME_AS_UNSET: dict[str, Any] = {"evaluator_options.eval_scales": [1.0]}
 
 # Stands for any optimizer of tensorflow-addons.
 ADDONS_OPTIMIZER = "tfa.<ClassName>"
 _CONV_TYPES = ("depthwise_separable_conv",)
 CHOICES: dict[str, Sequence[str]] = {
+    "*_dataset_options.augmentations.autoaugment_policy_name": (
+        "simple_classification_policy",
+        "simple_classification_policy_magnitude_scale_0.2",
+    ),
     "model_options.backbone.drop_path_schedule": ("constant", "linear"),
     "model_options.backbone.flavor": ("deeplab2", "paper"),
     "model_options.decoder.decoder_conv_type": _CONV_TYPES,
@@ -91,6 +89,7 @@ RANGES: tuple[Range, ...] = (
             "model_options.backbone.stem_width_multiplier",
             "model_options.backbone.backbone_width_multiplier",
             "model_options.backbone.backbone_layer_multiplier",
+            "model_options.classification.num_classes",
             "model_options.decoder.decoder_channels",
             "model_options.decoder.aspp_channels",
             "model_options.panoptic_deeplab.instance.instance_decoder_override.decoder_channels",
@@ -119,6 +118,7 @@ RANGES: tuple[Range, ...] = (
         lambda v: v >= 0,
         (
             *(f"{loss}.weight" for loss in LOSSES),
+            "model_options.backbone.attention_logits_at_once",
             "trainer_options.solver_options.poly_end_learning_rate",
             "trainer_options.solver_options.warmup_steps",
             "trainer_options.solver_options.weight_decay",
@@ -142,7 +142,13 @@ RANGES: tuple[Range, ...] = (
         ),
     ),
     Range("must lie in [0, 1)", lambda v: 0 <= v < 1, ("trainer_options.solver_options.batchnorm_momentum",)),
-    Range("must be -1 or above 0", lambda v: v == -1 or v > 0, ("evaluator_options.eval_steps",)),
+    # More would be a slip of the pen, and more memory than there is.
+    Range("must lie in (0, 10]", lambda v: 0 < v <= 10, ("evaluator_options.eval_scales",)),
+    Range(
+        "must be -1 or above 0",
+        lambda v: v == -1 or v > 0,
+        ("model_options.backbone.use_sac_beyond_stride", "evaluator_options.eval_steps"),
+    ),
     Range("must be -1 or more", lambda v: v >= -1, ("evaluator_options.continuous_eval_timeout",)),
     Range("must be an odd number above 0", lambda v: v > 0 and v % 2 == 1, ("evaluator_options.nms_kernel",)),
     Range(

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network consists of: shapes, parameters and multiply-adds of its parts, read off its real graph."""
+"""What a network consists of: shapes, parameters and multiply-adds of its parts, read off its real graph.
+
+A network that was built inside `with tf.Graph().as_default():` has symbolic weights, which take no memory; describe it
+inside the same block.
+"""
 
 import collections
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
+
+from deeplab_axial import multiply_adds
+from deeplab_axial.models.classifier import Classifier
+from deeplab_axial.postprocessing.multi_scale import PLAIN, MultiScale, scaled_size
 
 # Moving statistics are weights, but no parameters.
 _NO_PARAMETERS = ("moving_mean", "moving_variance")
@@ -22,11 +31,27 @@ class Part(NamedTuple):
     multiply_adds: int
 
 
+class Figure(NamedTuple):
+    """A figure of ours beside the published one.
+
+    Attributes:
+      name: what it is.
+      unit: "M" or "B".
+      ours: in that unit.
+      published: in that unit; None where nothing is published.
+    """
+
+    name: str
+    unit: str
+    ours: float
+    published: float | None
+
+
 def describe(model: tf_keras.Model, height: int, width: int) -> list[Part]:
-    """The parts of a Panoptic-DeepLab, in the order of the data.
+    """The parts of a network, in the order of the data.
 
     Args:
-      model: a built `PanopticDeepLab`.
+      model: a built `PanopticDeepLab` or `Classifier`.
       height: of the image, pixels.
       width: of the image, pixels.
 
@@ -37,40 +62,32 @@ def describe(model: tf_keras.Model, height: int, width: int) -> list[Part]:
     graph = function.get_concrete_function(tf.TensorSpec([1, height, width, 3])).graph
     shapes = {name: _shape(tensor) for name, tensor in graph.structured_outputs.items()}
     costs: dict[str, int] = collections.Counter()
-    for op in graph.get_operations():
-        costs[_part(op.name)] += multiply_adds(op)
+    for name, cost in multiply_adds.by_operation(graph).items():
+        costs[_part(name)] += cost
     parameters: dict[str, int] = collections.Counter()
     for weight in model.weights:
         if not any(name in weight.name for name in _NO_PARAMETERS):
             parameters[_part(weight.name)] += math.prod(weight.shape)
-    names = [*shapes, *sorted(set(costs) - set(shapes))]
+    names = list(dict.fromkeys(["stem", *shapes, *sorted({*costs, *parameters})]))
     parts = [Part(name, shapes.get(name, ""), parameters[name], costs[name]) for name in names]
     return [part for part in parts if part.parameters or part.multiply_adds]
 
 
-def multiply_adds(op: tf.Operation) -> int:
-    """Multiply-adds of a convolution, matrix product or einsum; 0 for any other operation.
+def count(model: tf_keras.Model, height: int, width: int, variants: MultiScale = PLAIN) -> tuple[int, int]:
+    """Parameters and multiply-adds of a network, those of multi-scale inference included.
 
-    Raises:
-      ValueError: a shape is not known.
+    Args:
+      model: a built `PanopticDeepLab` or `Classifier`.
+      height: of the image, pixels.
+      width: of the image, pixels.
+      variants: the scales at which the network sees the image, and whether it sees each mirrored too.
+
+    Returns:
+      (parameters, multiply-adds for one image over all its variants).
     """
-    if op.type not in ("Conv2D", "DepthwiseConv2dNative", "MatMul", "BatchMatMulV2", "Einsum"):
-        return 0
-    shapes = [tuple(tensor.shape.as_list()) for tensor in (*op.inputs, op.outputs[0])]
-    if any(None in shape for shape in shapes):
-        raise ValueError(f"The shapes of {op.name} must be known to count its multiply-adds. Received: {shapes}")
-    outputs = math.prod(shapes[-1])
-    if op.type == "Conv2D":
-        kernel_height, kernel_width, channels, _ = shapes[1]
-        return outputs * kernel_height * kernel_width * channels
-    if op.type == "DepthwiseConv2dNative":
-        return outputs * shapes[1][0] * shapes[1][1]
-    if op.type == "Einsum":
-        terms = re.split(",|->", op.get_attr("equation").decode())
-        sizes = {letter: size for term, shape in zip(terms, shapes) for letter, size in zip(term, shape)}
-        return math.prod(sizes.values())
-    transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
-    return outputs * shapes[0][-2 if transposed else -1]
+    described = [describe(model, *scaled_size((height, width), scale)) for scale in variants.scales]
+    cost = sum(part.multiply_adds for parts in described for part in parts)
+    return sum(part.parameters for part in described[0]), cost * (2 if variants.flip else 1)
 
 
 def table(parts: list[Part]) -> str:
@@ -82,16 +99,34 @@ def table(parts: list[Part]) -> str:
     return "\n".join(lines)
 
 
+def comparison(figures: Sequence[Figure]) -> str:
+    """Our figures beside the published ones as text."""
+    lines = [f"{'':<20} {'ours':>14} {'published':>14} {'difference':>12}"]
+    for name, unit, ours, published in figures:
+        line = f"{name:<20} {ours:>12,.2f} {unit}"
+        if published is not None:
+            line += f" {published:>12,.2f} {unit} {(ours / published - 1.0):>+12.1%}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def _outputs(model: tf_keras.Model, images: tf.Tensor) -> dict[str, tf.Tensor]:
     """Output of each part."""
     endpoints = model.backbone(images)
-    outputs = {"stem": endpoints["res1"], **{f"stage{i}": endpoints[f"res{i}"] for i in range(2, 6)}}
+    # Stage 1, where there is one, ends in res1, and so does the stem otherwise.
+    first = "stage1" if len(model.backbone.num_blocks) == 5 else "stem"
+    outputs = {first: endpoints["res1"], **{f"stage{i}": endpoints[f"res{i}"] for i in range(2, 6)}}
+    if isinstance(model, Classifier):
+        means = tf.reduce_mean(endpoints["res5"], axis=[1, 2])
+        return {**outputs, "classification_head": model.classification_head(means)}
     outputs["semantic_decoder"] = model.semantic_decoder(endpoints)
     outputs["semantic_head"] = model.semantic_head(outputs["semantic_decoder"])
     if model.instance_decoder is not None:
         outputs["instance_decoder"] = model.instance_decoder(endpoints)
-        outputs["center_head"] = model.center_head(outputs["instance_decoder"])
-        outputs["offset_head"] = model.offset_head(outputs["instance_decoder"])
+    if model.center_head is not None:
+        features = outputs.get("instance_decoder", outputs["semantic_decoder"])
+        outputs["center_head"] = model.center_head(features)
+        outputs["offset_head"] = model.offset_head(features)
     return outputs
 
 

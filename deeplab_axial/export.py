@@ -17,9 +17,12 @@ from deeplab_axial import keys
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.inference import Predictor
+from deeplab_axial.layers import normalization
 
 # In the SavedModel's folder for extra assets, which loaders leave alone.
 METADATA_FILE = os.path.join("assets.extra", "deeplab_axial.json")
+# Share of an image's pixels where another rounding may decide otherwise.
+_ROUNDING = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Metadata:
 
 
 def write(predictor: Predictor, metadata: Metadata, output_dir: str, samples: Sequence[np.ndarray]) -> None:
-    """Exports a predictor.
+    """Exports a predictor, its batch normalisations folded: its model is for inference only from then on.
 
     The signature `serving_default` takes `images`, [B, H, W, 3] uint8 RGB of any size, and returns the prediction
     entries of keys.TABLE. The export is loaded again in a fresh process and must predict there what the predictor
@@ -56,7 +59,7 @@ def write(predictor: Predictor, metadata: Metadata, output_dir: str, samples: Se
 
     Raises:
       InputError: the folder is in use or cannot be written.
-      RuntimeError: the reloaded export predicts something else.
+      RuntimeError: folding changed what the model predicts, or the reloaded export predicts something else.
     """
     output_dir = os.path.abspath(output_dir)
     if os.path.isdir(output_dir) and os.listdir(output_dir):
@@ -68,6 +71,7 @@ def write(predictor: Predictor, metadata: Metadata, output_dir: str, samples: Se
     except OSError as error:
         raise InputError(f"--output_dir={output_dir} cannot be written ({error}). Name another folder.") from error
     try:
+        _fold(predictor, samples)
         saved, check = os.path.join(partial, "saved_model"), os.path.join(partial, "check")
         function = _save(predictor, saved)
         _write_metadata(metadata, saved)
@@ -77,6 +81,18 @@ def write(predictor: Predictor, metadata: Metadata, output_dir: str, samples: Se
         os.replace(saved, output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fold(predictor: Predictor, samples: Sequence[np.ndarray]) -> None:
+    before = [predictor.predict_images(image[None])[keys.PANOPTIC_MAP].numpy() for image in samples]
+    normalization.fold_batch_norm(predictor.model)
+    for panoptic, image in zip(before, samples):
+        differing = np.mean(predictor.predict_images(image[None])[keys.PANOPTIC_MAP].numpy() != panoptic)
+        if differing > _ROUNDING:
+            raise RuntimeError(
+                f"Without batch normalisation the model predicts other classes or instances in {differing:.2%} of the "
+                "pixels of an image. Its statistics may be degenerate: evaluate the checkpoint, or train it further."
+            )
 
 
 def _save(predictor: Predictor, folder: str):

@@ -35,8 +35,10 @@ OFFSET_WEIGHT = "offset_weight"
 
 # Raw outputs of the network.
 SEMANTIC_LOGITS = "semantic_logits"
+SEMANTIC_PROBS = "semantic_probs"
 CENTER_HEATMAP = "center_heatmap"
 OFFSET_MAP = "offset_map"
+CLASS_LOGITS = "class_logits"
 
 # Predictions: after post-processing.
 SEMANTIC_MAP = "semantic"
@@ -69,8 +71,10 @@ TABLE: dict[str, Entry] = {
     ),
     OFFSET_WEIGHT: Entry("[B, H, W]", "float32", "1 on pixels of thing instances that are not crowd, else 0"),
     SEMANTIC_LOGITS: Entry("[B, H, W, C] or [B, h, w, C]", "float32", "class scores, not normalised"),
+    SEMANTIC_PROBS: Entry("[B, H, W, C]", "float32", "mean class probabilities of multi-scale inference"),
     CENTER_HEATMAP: Entry("[B, H, W, 1] or [B, h, w, 1]", "float32", "score of a centre at each pixel"),
     OFFSET_MAP: Entry("[B, H, W, 2] or [B, h, w, 2]", "float32", "(y, x) to the centre, in pixels of the map itself"),
+    CLASS_LOGITS: Entry("[B, C]", "float32", "class scores of whole images, not normalised"),
     SEMANTIC_MAP: Entry("[B, H, W]", "int32", "class of each pixel"),
     INSTANCE_MAP: Entry("[B, H, W]", "int32", "index of the pixel's centre + 1 on things, 0 elsewhere"),
     PANOPTIC_MAP: Entry(

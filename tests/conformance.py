@@ -6,17 +6,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tf_keras
 
 from deeplab_axial.backbones.axial_resnet import AxialResNet
+from deeplab_axial.layers import normalization
 from deeplab_axial.layers.aspp import ASPP
 from deeplab_axial.layers.axial_attention import AxialAttention, AxialAttention2D
 from deeplab_axial.layers.convolution import ConvBN, SeparableConvBN
 from deeplab_axial.layers.drop_path import DropPath
-from deeplab_axial.layers.residual_block import BottleneckBlock
+from deeplab_axial.layers.local_attention import LocalAttention, LocalAttention2D
+from deeplab_axial.layers.residual_block import BasicBlock, BottleneckBlock
 from deeplab_axial.layers.squeeze_excite import SqueezeExcite
 from deeplab_axial.layers.stems import Stem
+from deeplab_axial.layers.switchable_atrous import GlobalContext, SwitchableConvBN
+from deeplab_axial.models.classifier import Classifier
 from deeplab_axial.models.decoder import Decoder
 from deeplab_axial.models.heads import Head
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
@@ -46,6 +51,7 @@ class Case(NamedTuple):
 
 
 _ATTENTION = {"key_depth": 8, "value_depth": 16, "num_heads": 2}
+_BARE = {"query_position": False, "key_position": False, "value_position": False, "use_batch_norm": False}
 _ENDPOINTS = {"res5": (2, 3, 4, 8), "res3": (2, 5, 7, 6), "res2": (2, 9, 13, 4)}
 _OTHER_ENDPOINTS = {"res5": (1, 4, 4, 8), "res3": (1, 7, 7, 6), "res2": (1, 14, 13, 4)}
 _LOW_LEVEL = [("res3", 4), ("res2", 2)]
@@ -81,6 +87,19 @@ def _convolutional_backbone() -> AxialResNet:
     return _backbone(stem=stem, axial_from_stride=None, num_blocks=[1, 1, 1, 2])
 
 
+def _wide_backbone() -> AxialResNet:
+    stem = {"kind": "conv3x3", "width_multiplier": 0.125}
+    wide = {"conv_block": "wide", "drop_path_from_stride": 4, "sac_from_stride": 16}
+    return _backbone(stem=stem, num_blocks=[1, 1, 1, 1, 1], axial_from_stride=16, attention_widths=(4, 2, 4), **wide)
+
+
+def _stand_alone_backbone() -> AxialResNet:
+    # Attention from the image on. Local: ten axial layers on random weights amplify rounding beyond comparison.
+    local = {"attention_kind": "local", "attention": {"span": 3}, "attention_widths": (1, 1, 1)}
+    stem = {"kind": "none", "width_multiplier": 0.25}
+    return _backbone(stem=stem, num_blocks=[1, 1, 1, 1, 1], axial_from_stride=1, **local)
+
+
 def _panoptic_deeplab() -> PanopticDeepLab:
     norm = {"momentum": 0.0}
     return PanopticDeepLab(
@@ -91,6 +110,11 @@ def _panoptic_deeplab() -> PanopticDeepLab:
         center_head=Head(1, 4, norm=norm, name="center_head"),
         offset_head=Head(2, 4, norm=norm, name="offset_head"),
     )
+
+
+def _classifier() -> Classifier:
+    stem = {"kind": "conv7x7", "width_multiplier": 0.125, "max_pool": True}
+    return Classifier(_backbone(stem=stem, axial_from_stride=16), 7)
 
 
 def _case(name: str, make: Callable, channels: int = 8) -> Case:
@@ -105,6 +129,10 @@ CASES = [
     _case("attention_no_norm", lambda: _attention(use_batch_norm=False)),
     _case("attention_2d_average_pool", lambda: AxialAttention2D(_ATTENTION, 2, "average_pool")),
     _case("attention_2d_subsample", lambda: AxialAttention2D({**_ATTENTION, "span": 5}, 2, "subsample")),
+    _case("local_attention", lambda: LocalAttention(**_ATTENTION, span=5)),
+    _case("local_attention_bare", lambda: LocalAttention(**_ATTENTION, span=3, **_BARE)),
+    _case("local_attention_2d_average_pool", lambda: LocalAttention2D({**_ATTENTION, "span": 7}, 2, "average_pool")),
+    _case("local_attention_2d_subsample", lambda: LocalAttention2D({**_ATTENTION, "span": 3}, 2, "subsample")),
     _case("bottleneck", lambda: BottleneckBlock(4, 2)),
     _case("bottleneck_dilated", lambda: BottleneckBlock(2, dilation=2)),
     _case("bottleneck_axial", lambda: BottleneckBlock(4, 2, attention=_ATTENTION, expansion=2)),
@@ -112,12 +140,27 @@ CASES = [
         "bottleneck_axial_squeeze_drop_path",
         lambda: BottleneckBlock(2, attention=_ATTENTION, keep_prob=0.9, use_squeeze_and_excite=True),
     ),
+    _case(
+        "bottleneck_local",
+        lambda: BottleneckBlock(
+            4, 2, attention={**_ATTENTION, "span": 3}, attention_kind="local", activate_input=False
+        ),
+    ),
+    _case("bottleneck_wide_switchable", lambda: BottleneckBlock(2, dilation=2, conv_expansion=2, use_sac=True)),
+    _case("basic", lambda: BasicBlock(2, dilation=1, second_dilation=2)),
+    _case("basic_strided_squeeze_drop_path", lambda: BasicBlock(3, 2, keep_prob=0.9, use_squeeze_and_excite=True)),
+    _case("basic_switchable", lambda: BasicBlock(2, use_sac=True)),
+    _case("stem_conv3x3", lambda: Stem("conv3x3", 0.125), 3),
+    _case("stem_none", lambda: Stem("none"), 3),
     _case("stem_conv7x7", lambda: Stem("conv7x7", 0.125), 3),
     _case("stem_conv7x7_pool", lambda: Stem("conv7x7", 0.125, max_pool=True), 3),
     _case("stem_three_conv", lambda: Stem("three_conv", 0.125), 3),
     _case("stem_three_conv_pool", lambda: Stem("three_conv", 0.125, max_pool=True), 3),
     _case("conv_bn", lambda: ConvBN(4, 3, 2, norm={"momentum": 0.9, "epsilon": 0.01})),
     _case("conv_bn_dilated", lambda: ConvBN(4, 3, dilation=2, activate=False)),
+    _case("global_context", GlobalContext),
+    _case("switchable_conv_bn", lambda: SwitchableConvBN(4, 3, dilation=2, activate=False)),
+    _case("switchable_conv_bn_strided", lambda: SwitchableConvBN(4, 3, 2, norm={"momentum": 0.9})),
     _case("separable_conv_bn", lambda: SeparableConvBN(4)),
     _case("squeeze_excite", SqueezeExcite),
     _case("drop_path", lambda: DropPath(0.8)),
@@ -125,11 +168,15 @@ CASES = [
     _case("aspp", lambda: ASPP(4, (1, 2, 3))),
     _case("aspp_pool_size", lambda: ASPP(4, (1, 2, 3), (6, 5))),
     Case("decoder", lambda: Decoder("res5", _LOW_LEVEL, 8, 8), _ENDPOINTS, _OTHER_ENDPOINTS),
+    Case("decoder_no_low_level", lambda: Decoder("res5", [], 8, 6), _ENDPOINTS, _OTHER_ENDPOINTS),
     Case("decoder_aspp", lambda: Decoder("res5", _LOW_LEVEL, 8, 8, (1, 2, 3)), _ENDPOINTS, _OTHER_ENDPOINTS),
     _case("head", lambda: Head(3, 4)),
     Case("backbone_paper", _paper_backbone, (2, 65, 49, 3), (1, 97, 113, 3)),
     Case("backbone_deeplab2", _deeplab2_backbone, (2, 65, 49, 3), (1, 81, 97, 3)),
     Case("backbone_convolutional", _convolutional_backbone, (2, 65, 49, 3), (1, 81, 97, 3)),
+    Case("backbone_wide", _wide_backbone, (2, 65, 49, 3), (1, 81, 97, 3)),
+    Case("backbone_stand_alone", _stand_alone_backbone, (2, 65, 49, 3), (1, 81, 97, 3)),
+    Case("classifier", _classifier, (2, 65, 81, 3), (1, 97, 113, 3), has_config=False, scale=100),
     Case("panoptic_deeplab", _panoptic_deeplab, (2, 65, 81, 3), (1, 97, 113, 3), has_config=False, scale=100),
 ]
 
@@ -265,5 +312,30 @@ def check_training(case: Case) -> None:
         assert (weight.numpy() != value).any(), weight.name
 
 
+def check_folding(case: Case, folder: str) -> None:
+    """Folded batch normalisations leave the output as it is, here and in a SavedModel, and no trace in the graph."""
+    layer, inputs = _make(case)
+    expected = layer(inputs)
+    count = sum(isinstance(m, tf_keras.layers.BatchNormalization) for m in (layer, *layer.submodules))
+    normalization.fold_batch_norm(layer)
+    assert_nest_close(layer(inputs), expected)
+    function = _function_of_any_size(layer, case.shapes)
+    definition = function.get_concrete_function().graph.as_graph_def()
+    nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
+    assert not any("FusedBatchNorm" in node.op or node.op == "Rsqrt" for node in nodes)
+    names = [weight.name for weight in layer.weights]
+    assert not any(name in weight for weight in names for name in ("moving_", "gamma"))
+    if count:
+        with pytest.raises(ValueError, match="inference only"):
+            layer(inputs, training=True)
+    module = tf.Module()
+    module.weights, module.run = layer.weights, function
+    tf.saved_model.save(module, folder)
+    loaded = tf.saved_model.load(folder)  # its variables live as long as it does
+    assert_nest_close(loaded.run(inputs), expected)
+
+
 def _training(layer: tf_keras.layers.Layer, training: bool) -> dict[str, bool]:
-    return {} if isinstance(layer, SqueezeExcite) else {"training": training}  # it is the same in training
+    return (
+        {} if isinstance(layer, (SqueezeExcite, GlobalContext)) else {"training": training}
+    )  # it is the same in training

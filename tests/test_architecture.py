@@ -20,6 +20,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "layers": ("layers", *_LEAVES),
     "backbones": ("backbones", "layers", *_LEAVES),
     "models": ("models", "backbones", "layers", *_LEAVES),
+    "importing": ("importing", "models", "backbones", "layers", *_LEAVES),
     "data": ("data", *_LEAVES),
     "losses": ("losses", *_LEAVES),
     "postprocessing": ("postprocessing", *_LEAVES),

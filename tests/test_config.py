@@ -8,7 +8,7 @@ import sys
 import pytest
 from google.protobuf import text_format
 
-from deeplab_axial import config, config_tables
+from deeplab_axial import config, config_placeholders, config_tables
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
 
@@ -270,11 +270,41 @@ def test_unfilled_placeholders_are_reported_where_the_mode_needs_them(folder, mo
         return
     lines = problems_of(folder, "", mode=mode, placeholders={})
     assert [line.split(": ")[1] for line in lines] == fields
-    assert (
-        'placeholder not filled. Received: "${EXPERIMENT_NAME}". Set the environment variable EXPERIMENT_NAME'
-        in lines[0]
+    assert lines[0] == (
+        f"{folder / 'over.textproto'}: experiment_name: placeholder ${{EXPERIMENT_NAME}} is not filled. Received: "
+        '"${EXPERIMENT_NAME}". Say --placeholder=EXPERIMENT_NAME=VALUE, or set the environment variable '
+        "EXPERIMENT_NAME."
     )
-    assert 'override "experiment_name=..."' in lines[0]
+
+
+def test_given_placeholders_win_over_the_environment_in_every_string(folder, monkeypatch):
+    monkeypatch.setenv("TRAIN_SET", "from the environment")
+    monkeypatch.setenv("NET", "resnet50")
+    text = """model_options { backbone { name: "${NET}" } }
+      evaluator_options { override_save_dir: "${OUT}/${NET}" }
+      train_dataset_options { file_pattern: ["${TRAIN_SET}/a", "${TRAIN_SET}/b"] }"""
+    options = load_over(folder, text, placeholders={**FILLED, "OUT": "here"})
+    assert options.model_options.backbone.name == "resnet50"
+    assert options.evaluator_options.override_save_dir == "here/resnet50"
+    assert list(options.train_dataset_options.file_pattern) == ["c/a", "c/b"]
+    (line,) = problems_of(folder, text, mode=None)
+    assert "evaluator_options.override_save_dir: placeholder ${OUT} is not filled" in line
+
+
+def test_a_placeholder_that_the_config_does_not_have_is_named(folder):
+    (line,) = problems_of(folder, "", placeholders={**FILLED, "TRAIN_SETS": "x"})
+    assert line.endswith(
+        "over.textproto: the config has no such placeholder. Received: TRAIN_SETS. "
+        'Did you mean "TRAIN_SET"? Valid names: EXPERIMENT_NAME, INIT_CHECKPOINT, TRAIN_SET.'
+    )
+    # One that an override has replaced is no mistake, nor is one that an override brought in.
+    options = load_over(
+        folder,
+        "",
+        overrides=["experiment_name=x", "evaluator_options.override_save_dir=${OUT}"],
+        placeholders={**FILLED, "OUT": "o"},
+    )
+    assert (options.experiment_name, options.evaluator_options.override_save_dir) == ("x", "o")
 
 
 # --- Rules -----------------------------------------------------------------------------------------------------------
@@ -314,6 +344,12 @@ RULES = [
     (f"{PANOPTIC}.semantic_head.head_conv_type=a", "no such choice", '"a"', "Valid names: depthwise_separable_conv"),
     (f"{PANOPTIC}.instance.center_head.head_conv_type=a", "no such choice", '"a"', "depthwise_separable_conv"),
     (f"{PANOPTIC}.instance.regression_head.head_conv_type=a", "no such choice", '"a"', "depthwise_separable_conv"),
+    (
+        "train_dataset_options.augmentations.autoaugment_policy_name=simple_classification_policy_0.2",
+        "no such choice",
+        '"simple_classification_policy_0.2"',
+        'Did you mean "simple_classification_policy',
+    ),
     ("trainer_options.precision=float16", "no such choice", '"float16"', 'mean "float32"?'),
     (f"{SOLVER}.learning_policy=polynomial", "no such choice", '"polynomial"', 'mean "poly"?'),
     (
@@ -332,12 +368,16 @@ RULES = [
     ("eval_dataset_options.max_resize_value=-1", "each 0 or more", "[-1]", "0 to keep the size"),
     (f"{SOLVER}.base_learning_rate=nan", "must be above 0", "nan", REMEDY_RANGE),
     (f"{SOLVER}.base_learning_rate=inf", "must be above 0", "inf", "default 0.001"),
+    ("evaluator_options.eval_scales=0.5,0", "each must lie in (0, 10]", "[0.5, 0]", "default []"),
+    ("evaluator_options.eval_scales=1,-0.5", "each must lie in (0, 10]", "[1, -0.5]", REMEDY_RANGE),
+    ("evaluator_options.eval_scales=nan", "each must lie in (0, 10]", "[nan]", REMEDY_RANGE),
 ]
 BAD_VALUES = {
     "must be above 0": "0",
     "must be 0 or more": "-1",
     "must lie in (0, 1]": "0",
     "must lie in [0, 1)": "1",
+    "must lie in (0, 10]": "[0]",
     "must be -1 or above 0": "0",
     "must be -1 or more": "-2",
     "must be an odd number above 0": "4",
@@ -392,7 +432,7 @@ def strip(*sections: str) -> config_pb2.ExperimentOptions:
         for parent in parents:
             message = getattr(message, parent)
         message.ClearField(name)
-    config._fill(options, FILLED)
+    config_placeholders.fill(options, FILLED)
     return options
 
 
@@ -445,6 +485,39 @@ def test_mode_and_backbone_name(folder):
     load_over(folder, "", backbone_names=["axial_resnet_s"])
 
 
+def test_backbones_that_are_no_part_of_the_project_are_named_so(folder):
+    refused = {"axial_resnet_s": "for a reason"}
+    (line,) = problems_of(folder, "", backbone_names=["resnet50"], refused_backbones=refused)
+    assert "model_options.backbone.name: is not part of this project: for a reason. Received: " in line
+    assert "Valid names: resnet50." in line
+
+
+def test_classification_is_described_but_neither_trained_nor_evaluated(folder):
+    (folder / "classifier.textproto").write_text(
+        'model_options { backbone { name: "axial_resnet_s" flavor: "paper" attention_span: 15 } '
+        "classification { num_classes: 10 } } eval_dataset_options { crop_size: [224, 224] }"
+    )
+    options = config.load(folder / "classifier.textproto")
+    assert options.model_options.classification.num_classes == 10
+    for mode in config.MODES:
+        with pytest.raises(InputError) as error:
+            config.load(folder / "classifier.textproto", mode=mode)
+        assert str(error.value) == (
+            f"{folder / 'classifier.textproto'}: model_options.classification: training and evaluation of "
+            "classification are not supported by this version. Received: a ClassificationOptions section. Describe the "
+            "model, or choose panoptic_deeplab."
+        )
+    with pytest.raises(InputError, match=r"classification\.num_classes: must be above 0\. Received: -1"):
+        config.load(folder / "classifier.textproto", ["model_options.classification.num_classes=-1"])
+
+
+def test_the_policies_are_those_of_the_input_pipeline():
+    from deeplab_axial.data import autoaugment
+
+    path = "*_dataset_options.augmentations.autoaugment_policy_name"
+    assert set(config_tables.CHOICES[path]) == set(autoaugment.POLICIES)
+
+
 def test_tfa_optimizers_are_left_to_the_builder(folder):
     options = load_over(folder, "", overrides=[f"{SOLVER}.optimizer=tfa.LazyAdam"])
     assert options.trainer_options.solver_options.optimizer == "tfa.LazyAdam"
@@ -485,7 +558,7 @@ def test_refused_fields_may_hold_their_defaults(folder):
         folder,
         """train_dataset_options { decode_groundtruth_label: true use_two_frames: false
              augmentations { autoaugment_policy_name: "" panoptic_copy_paste { panoptic_copy_paste_scale: 0 } } }
-           model_options { backbone { use_sac_beyond_stride: -1 pretrained_weights: "" } }
+           model_options { backbone { pretrained_weights: "" } }
            evaluator_options { transformer_post_processing: "pixelwise"
              merge_semantic_and_instance_with_tf_op: false }""",
     )
@@ -536,11 +609,8 @@ def test_import_leaves_tensorflow_alone():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_textproto_of_deeplab2_loads_once_what_is_refused_is_taken_out():
+def test_a_textproto_of_deeplab2_loads():
     path = pathlib.Path(__file__).parents[2] / "shared/data/golden/checkpoint_panoptic_deeplab_tiny/config.textproto"
     if not path.exists():
         pytest.skip("the folder ../shared with the golden config is not beside this checkout")
-    with pytest.raises(InputError, match="autoaugment_policy_name: is not supported") as error:
-        config.load(path)
-    override = str(error.value).split('override "')[1].split('"')[0]
-    assert config.load(path, [override]).model_options.backbone.backbone_width_multiplier == 0.125
+    assert config.load(path).model_options.backbone.backbone_width_multiplier == 0.125

@@ -41,3 +41,8 @@ def test_other_size_after_build(case):
 @each
 def test_training(case):
     conformance.check_training(case)
+
+
+@each
+def test_folding(case, tmp_path):
+    conformance.check_folding(case, str(tmp_path))

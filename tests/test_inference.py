@@ -8,6 +8,9 @@ import tensorflow as tf
 from deeplab_axial import keys
 from deeplab_axial.data.pipeline import ImageOptions
 from deeplab_axial.inference import Predictor
+from deeplab_axial.models.decoder import Decoder
+from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab, upsample
+from deeplab_axial.postprocessing.multi_scale import PLAIN, MultiScale
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
 from tests import conformance
 
@@ -21,9 +24,9 @@ def network():
     return model
 
 
-def _predictor(model, **options) -> Predictor:
+def _predictor(model, multi_scale: MultiScale = PLAIN, **options) -> Predictor:
     postprocessor = PostProcessor(5, (1, 2), 1000, 255, center_score_threshold=0.0, nms_kernel=7, keep_k_centers=20)
-    return Predictor(model, postprocessor, 16, ImageOptions(crop_size=(65, 81), **options))
+    return Predictor(model, postprocessor, 16, ImageOptions(crop_size=(65, 81), **options), multi_scale)
 
 
 def _images(height: int, width: int, batch: int = 1) -> tf.Tensor:
@@ -47,8 +50,9 @@ def test_images_are_padded_to_the_stride_and_cut_back(network, size, padded):
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_one_function_for_every_size(network):
-    predictor = _predictor(network)
+@pytest.mark.parametrize("multi_scale", [PLAIN, MultiScale((0.75, 1.5), True)])
+def test_one_function_for_every_size(network, multi_scale):
+    predictor = _predictor(network, multi_scale)
     function = tf.function(
         predictor.predict_images, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False
     )
@@ -65,10 +69,12 @@ class _Constant:
 
     def __init__(self):
         self.sizes = []
+        self.scales = []
 
-    def __call__(self, images, training):
+    def __call__(self, images, training, scale):
         batch, height, width, _ = images.shape
         self.sizes.append((height, width))
+        self.scales.append(scale)
         lower = np.zeros((batch, height, width, 5), np.float32)
         lower[:, : height // 2, :, 0] = 1
         lower[:, height // 2 :, :, 1] = 1
@@ -98,3 +104,61 @@ def test_the_resize_factor_leaves_no_padding():
     model = _Constant()
     _predictor(model, resize_factor=16).predict_images(_images(40, 60))
     assert model.sizes == [(49, 65)]
+
+
+def test_scales_count_from_the_padded_input():
+    model = _Constant()
+    found = _predictor(model, MultiScale((0.5, 1.0, 1.3), True), min_resize=49).predict_images(_images(60, 80))
+    assert model.sizes == [(25, 33), (25, 33), (49, 65), (49, 65), (63, 84), (63, 84)]
+    assert model.scales == [0.5, 0.5, 1, 1, 1.3, 1.3]
+    assert found[keys.PANOPTIC_MAP].shape == (1, 60, 80)
+
+
+def test_scale_1_alone_is_the_network_as_it_is(network):
+    images, sizes = tf.cast(_images(65, 81, batch=2), tf.float32), tf.constant([[65, 81], [50, 33]])
+    predictor = _predictor(network)
+    expected = predictor.postprocessor(upsample(network(images), (65, 81)), sizes)
+    # Twice the same scale takes the long way, over probabilities and means, and back to the same.
+    for scales in ((1.0,), (1.0, 1.0)):
+        found = _predictor(network, MultiScale(scales)).predict_padded(images, sizes)
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
+
+
+def test_a_padded_batch_is_predicted_as_its_images(network):
+    predictor = _predictor(network, MultiScale((0.75, 1.25), True))
+    images = np.full((2, 65, 81, 3), 127.5, np.float32)
+    sizes = [(65, 60), (40, 81)]
+    for canvas, size in zip(images, sizes):
+        canvas[: size[0], : size[1]] = _images(*size)[0]
+    together = predictor.predict_padded(tf.constant(images), tf.constant(sizes))
+    for i in range(2):
+        alone = predictor.predict_padded(tf.constant(images[i : i + 1]), tf.constant(sizes[i : i + 1]))
+        for name in MAPS:
+            assert np.mean(together[name][i].numpy() == alone[name][0].numpy()) > 0.999  # rounding decides a few pixels
+        void = together[keys.PANOPTIC_MAP][i].numpy() == 255_000
+        assert void[sizes[i][0] :].all()
+        assert void[:, sizes[i][1] :].all()
+
+
+def test_with_mirror_images_left_and_right_are_the_same(network):
+    predictor = _predictor(network, MultiScale((1.0, 1.5), flip=True))
+    images = _images(65, 81)
+    found, mirrored = predictor.predict_images(images), predictor.predict_images(images[:, :, ::-1])
+    agree = np.mean(found[keys.SEMANTIC_MAP].numpy() == mirrored[keys.SEMANTIC_MAP].numpy()[:, :, ::-1])
+    assert agree > 0.999
+    plain, other = (_predictor(network).predict_images(x)[keys.SEMANTIC_MAP] for x in (images, images[:, :, ::-1]))
+    assert np.mean(plain.numpy() == other.numpy()[:, :, ::-1]) < 0.99
+
+
+def test_the_scale_reaches_the_pooled_window(network):
+    decoder = Decoder("res5", [("res2", 2)], 8, 4, (1, 2, 3), pool_size=(5, 6), name="semantic_decoder")
+    model = PanopticDeepLab(network.backbone, decoder, network.semantic_head)
+    model(tf.zeros([1, 65, 81, 3]))
+    seen = []
+    original = decoder.aspp.call
+    decoder.aspp.call = lambda x, **kwargs: (seen.append((*x.shape[1:3], kwargs["scale"])), original(x, **kwargs))[1]
+    found = _predictor(model, MultiScale((0.5, 2.0))).predict_images(_images(65, 81))
+    assert seen == [(3, 3, 0.5), (9, 11, 2.0)]
+    assert found[keys.PANOPTIC_MAP].shape == (1, 65, 81)

@@ -1,38 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResNets whose blocks are convolutional or axial (Axial-DeepLab, ECCV 2020, section 3.4)."""
+"""ResNets whose blocks are convolutional or attend (Axial-DeepLab, ECCV 2020, sections 3.3 and 3.4)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras
 
 from deeplab_axial.layers import drop_path, residual_block, stems
 
-# Total input stride of stages 2 to 5 in a classification network.
-STAGE_STRIDES = (2, 4, 8, 16)
+# Total stride at the input and at the output of each stage in a classification network, whatever the output stride.
+STAGE_STRIDES = {2: (2, 4), 3: (4, 8), 4: (8, 16), 5: (16, 32)}
+BLOCK_KINDS = ("bottleneck", "wide")
+
+
+class AttentionWidths(NamedTuple):
+    """Widths of a block with attention over its number of filters.
+
+    Attributes:
+      bottleneck: of the first 1x1 convolution.
+      key: of queries and of keys, all heads together.
+      value: of values, all heads together.
+    """
+
+    bottleneck: int = 2
+    key: int = 1
+    value: int = 2
 
 
 @tf_keras.utils.register_keras_serializable("deeplab_axial")
 class AxialResNet(tf_keras.Model):
-    """A stem and four stages of residual bottleneck blocks.
+    """A stem and four or five stages of residual blocks.
 
-    Stage i of 2..5 is 64 * 2^(i - 2) * width_multiplier wide and puts out four times that. Its first block has stride 2
-    until the output stride is reached; from there on convolutions are atrous, while attention, which spans the axis
-    anyway, is left as it is. A block is axial if the stride of its input (in the classification network) is at least
-    `axial_from_stride`.
+    Stage i of 2..5 has 64 * 2^(i - 2) * width_multiplier filters and puts out four times that. Its first block has
+    stride 2 until the output stride is reached; from there on convolutions are atrous, while attention is left as it
+    is. A block attends if the stride of its input (in the classification network) is at least `axial_from_stride`.
+    Stage 1, where there is one, belongs to the stem: it has 32 filters times the width of the stem. Behind a stem of
+    convolutions it keeps their stride; without one (`stem` kind "none") it has stride 2 on the image.
 
     Args:
-      num_blocks: blocks of stages 2 to 5.
+      num_blocks: blocks of stages 2 to 5, or of stages 1 to 5.
       output_stride: input pixels to a position of the last stage: 8, 16 or 32.
       stem: keyword arguments of `Stem`.
       width_multiplier: scales the stages.
-      axial_from_stride: 2 for axial blocks everywhere; None for none.
-      attention: keyword arguments of `AxialAttention` shared by all blocks (span, ablations), but no depths.
+      axial_from_stride: 2 for attention in every block, 1 in stage 1 too; None for none.
+      attention: keyword arguments shared by all attention layers (span, ablations), but no depths.
       striding: of the attention, "average_pool" or "subsample".
-      block: further keyword arguments of every `BottleneckBlock`: use_squeeze_and_excite.
+      block: further keyword arguments of every block: use_squeeze_and_excite.
       keep_prob: (probability of keeping a branch at stride 32, "constant" or "linear") for drop path.
       norm: momentum, epsilon and synchronized of the batch normalisations; None: those of Keras.
+      attention_kind: "axial" or "local" (windows of span x span).
+      attention_widths: (bottleneck, key, value): see `AttentionWidths`.
+      conv_block: blocks without attention: "bottleneck" (of ResNet), or "wide" (of Wide-ResNet): two 3x3 convolutions,
+        but at stride 32 a bottleneck with a 3x3 convolution of twice the filters.
+      drop_path_from_stride: branches at smaller strides are always kept.
+      sac_from_stride: 3x3 convolutions of stages with at least this stride (in the classification network) are
+        switchable atrous ones; None for none.
+
+    Attributes:
+      stem_layer: the `Stem`.
+      stage1: list of the blocks of stage 1, empty where there is none.
+      stages: list of the lists of blocks of stages 2 to 5.
 
     Call arguments:
       inputs: [B, H, W, 3], normalised to about [-1, 1].
@@ -40,8 +68,11 @@ class AxialResNet(tf_keras.Model):
       seed: [2] integers, of drop path; None draws them.
 
     Returns:
-      {"res1", ..., "res5"}: activated outputs of the stem and the stages; res2 to res5 have stride 4, 8, 16, 32 or the
-      output stride where that is less.
+      {"res1", ..., "res5"}: activated outputs of the stem (stage 1 included) and the stages; res2 to res5 have stride
+      4, 8, 16, 32 or the output stride where that is less.
+
+    Raises:
+      ValueError: an argument is outside its range, or the network is too narrow for its heads.
     """
 
     def __init__(
@@ -56,13 +87,23 @@ class AxialResNet(tf_keras.Model):
         block: Mapping[str, Any] | None = None,
         keep_prob: tuple[float, str] = (1.0, "constant"),
         norm: Mapping[str, Any] | None = None,
+        attention_kind: str = "axial",
+        attention_widths: tuple[int, int, int] = AttentionWidths(),
+        conv_block: str = "bottleneck",
+        drop_path_from_stride: int = 16,
+        sac_from_stride: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if len(num_blocks) != 4 or min(num_blocks) < 1:
-            raise ValueError(f"num_blocks must be four positive numbers, for stages 2 to 5. Received: {num_blocks}")
+        if len(num_blocks) not in (4, 5) or min(num_blocks) < 1:
+            raise ValueError(
+                "num_blocks must be four positive numbers, for stages 2 to 5, or five, for stages 1 to 5. "
+                f"Received: {num_blocks}"
+            )
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32. Received: {output_stride}")
+        if conv_block not in BLOCK_KINDS:
+            raise ValueError(f'conv_block must be "bottleneck" or "wide". Received: {conv_block!r}')
         self.num_blocks = list(num_blocks)
         self.output_stride = output_stride
         self.stem = dict(stem)
@@ -73,51 +114,72 @@ class AxialResNet(tf_keras.Model):
         self.block = dict(block or {})
         self.keep_prob = tuple(keep_prob)
         self.norm = dict(norm or {})
+        self.attention_kind = attention_kind
+        self.attention_widths = list(attention_widths)
+        self.conv_block = conv_block
+        self.drop_path_from_stride = drop_path_from_stride
+        self.sac_from_stride = sac_from_stride
         self.stem_layer = stems.Stem(norm=norm, name="stem", **stem)
+        if self.stem_layer.stride == 1 and len(num_blocks) == 4:
+            raise ValueError(f'A stem of kind "none" needs a stage 1: five num_blocks. Received: {num_blocks}')
+        if self.stem_layer.stride == 4 and len(num_blocks) == 5:
+            raise ValueError(f"Behind a max pool there is no stage 1: use four num_blocks. Received: {num_blocks}")
+        self._add_stages()
+
+    def _add_stages(self) -> None:
+        self.stage1 = []
         self.stages = []
         reached = self.stem_layer.stride
-        dilation = 1
-        for index, input_stride in enumerate(STAGE_STRIDES):
-            stride = 2 if reached == input_stride and reached < output_stride else 1
+        strides = {1: (reached, 2), **STAGE_STRIDES} if len(self.num_blocks) == 5 else STAGE_STRIDES
+        for (stage, (before, after)), num_blocks in zip(strides.items(), self.num_blocks):
+            # The max pool has already done the stride of stage 2.
+            stride = 2 if reached == before < min(after, self.output_stride) else 1
             reached *= stride
-            self.stages.append(self._stage(index, input_stride, stride, dilation, 2 * input_stride // reached))
-            dilation = 2 * input_stride // reached
+            blocks = [self._block(stage, number, stride, before, after) for number in range(num_blocks)]
+            if stage == 1:
+                self.stage1 = blocks
+            else:
+                self.stages.append(blocks)
 
-    def _stage(self, index: int, input_stride: int, stride: int, first_dilation: int, dilation: int) -> list:
-        """The blocks of stage index + 2; its first block keeps the atrous rate of the stage before."""
-        filters = round(32 * input_stride * self.width_multiplier)
-        blocks = []
-        for number in range(self.num_blocks[index]):
-            first = number == 0
-            original_stride = input_stride if first else 2 * input_stride
-            axial = self.axial_from_stride is not None and original_stride >= self.axial_from_stride
-            attention = {"key_depth": filters, "value_depth": 2 * filters, **self.attention} if axial else None
-            blocks.append(
-                residual_block.BottleneckBlock(
-                    filters,
-                    stride=stride if first else 1,
-                    dilation=1 if axial else first_dilation if first else dilation,
-                    attention=attention,
-                    expansion=2 if axial else 1,
-                    striding=self.striding,
-                    keep_prob=drop_path.keep_probability(original_stride, *self.keep_prob),
-                    norm=self.norm,
-                    name=f"stage{index + 2}_block{number + 1}",
-                    **self.block,
-                )
+    def _block(self, stage: int, number: int, stride: int, before: int, after: int) -> residual_block.ResidualBlock:
+        """A block of a stage with these strides in the classification network, its stride here if it is the first."""
+        first = number == 0
+        current = before if first else after  # the first block goes by its input
+        filters = round(32 * (self.stem_layer.width_multiplier if stage == 1 else before * self.width_multiplier))
+        shared = {
+            "stride": stride if first else 1,
+            "keep_prob": drop_path.keep_probability(current, *self.keep_prob, self.drop_path_from_stride),
+            "norm": self.norm,
+            "name": f"stage{stage}_block{number + 1}",
+            **self.block,
+        }
+        if self.axial_from_stride is not None and current >= self.axial_from_stride:
+            widths = AttentionWidths(*self.attention_widths)
+            return residual_block.BottleneckBlock(
+                filters,
+                attention={"key_depth": widths.key * filters, "value_depth": widths.value * filters, **self.attention},
+                attention_kind=self.attention_kind,
+                expansion=widths.bottleneck,
+                striding=self.striding,
+                activate_input=not (first and before == 1),
+                **shared,
             )
-        return blocks
+        shared["use_sac"] = self.sac_from_stride is not None and after >= self.sac_from_stride
+        shared["dilation"] = max(1, current // self.output_stride)
+        if self.conv_block == "wide" and after < 32:
+            return residual_block.BasicBlock(filters, second_dilation=max(1, after // self.output_stride), **shared)
+        return residual_block.BottleneckBlock(filters, conv_expansion=2 if self.conv_block == "wide" else 1, **shared)
 
     def call(self, inputs: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         x = self.stem_layer(inputs, training=training)
-        endpoints = {"res1": tf.nn.relu(x)}
-        for index, stage in enumerate(self.stages):
-            for number, block in enumerate(stage):
+        endpoints = {}
+        for stage, blocks in enumerate((self.stage1, *self.stages), start=1):
+            for number, block in enumerate(blocks):
                 block_seed = None
                 if training and seed is not None and block.drop_path is not None:
-                    block_seed = tf.random.experimental.stateless_fold_in(seed, 1000 * index + number)
+                    block_seed = tf.random.experimental.stateless_fold_in(seed, 1000 * stage + number)
                 x = block(x, training=training, seed=block_seed)
-            endpoints[f"res{index + 2}"] = tf.nn.relu(x)
+            endpoints[f"res{stage}"] = tf.nn.relu(x)
         return endpoints
 
     def get_config(self):
@@ -133,4 +195,9 @@ class AxialResNet(tf_keras.Model):
             "block": self.block,
             "keep_prob": list(self.keep_prob),
             "norm": self.norm,
+            "attention_kind": self.attention_kind,
+            "attention_widths": self.attention_widths,
+            "conv_block": self.conv_block,
+            "drop_path_from_stride": self.drop_path_from_stride,
+            "sac_from_stride": self.sac_from_stride,
         }

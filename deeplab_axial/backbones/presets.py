@@ -4,26 +4,88 @@
 A name has two flavors where the paper and DeepLab2 differ. "paper": the letter fixes the width (S 0.5, M 0.75, L 1,
 XL 2), the stem is scaled with it and followed by a max pool, attention strides by average pooling. "deeplab2": what its
 textprotos and checkpoints mean: the letter alone changes nothing (the width comes from the config's multipliers), no
-max pool, attention strides by subsampling.
+max pool, attention strides by subsampling. Networks of DeepLab2 alone have only the flavor "deeplab2", networks of the
+paper alone only "paper".
+
+full_axial_resnet: three axial blocks, the first with stride 2 on the image, instead of the stem, no max pool, and span
+15 everywhere. At 224 x 224 with 1000 classes, S needs 3.08 B multiply-adds (paper: 3.3; its conv-stem S, 2.64 here, is
+2.8 there, as much above) and 11.6 M parameters (paper: 12.5, which is what tables of 509 rows whatever the span give).
+
+local_resnet: the paper's comparison, ResNet-50 with 7 x 7 attention of Ramachandran et al. 2019 (keys and values as
+wide as the 3x3 convolution that they replace), L being its width: 18.1 M parameters (paper: 18.0), 3.48 B multiply-adds
+with the query's position term alone (3.5) and 3.67 B with all three (3.7). local_deeplab has the stem of
+axial_deeplab, for segmentation.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
+
+from deeplab_axial.backbones.axial_resnet import AttentionWidths
 
 FLAVORS = ("paper", "deeplab2")
-RESNET50_BLOCKS = (3, 4, 6, 3)
 WIDTHS = {"s": 0.5, "m": 0.75, "l": 1.0, "xl": 2.0}
+RESNET50_BLOCKS = (3, 4, 6, 3)
+WIDE_RESNET41_BLOCKS = (3, 6, 3, 3)
+STAGE1_BLOCKS = 3
 
-# name -> (stem, stride from which blocks are axial)
-_CONVOLUTIONAL = {
-    "resnet50": "conv7x7",
-    "resnet50_beta": "three_conv",
-}
-_AXIAL = {
-    "axial_resnet": "conv7x7",
-    "axial_deeplab": "three_conv",
-}
 
-NAMES = (*_CONVOLUTIONAL, *(f"{family}_{size}" for family in _AXIAL for size in WIDTHS))
+class _Family(NamedTuple):
+    """What a name means, its letter aside.
+
+    Attributes:
+      stem: kind of the stem.
+      axial_from_stride: see `AxialResNet`, as are the following three.
+      attention_kind:
+      attention_widths:
+      conv_block:
+      has_stage1: whether three blocks come before stage 2.
+      drop_path_from_stride: see `AxialResNet`.
+      flavors: those that exist.
+      span: of the attention if a config does not say; None: the whole axis.
+    """
+
+    stem: str
+    axial_from_stride: int | None = None
+    attention_kind: str = "axial"
+    attention_widths: AttentionWidths = AttentionWidths()
+    conv_block: str = "bottleneck"
+    has_stage1: bool = False
+    drop_path_from_stride: int = 16
+    flavors: tuple[str, ...] = FLAVORS
+    span: int | None = None
+
+
+_SWIDERNET = _Family("conv3x3", conv_block="wide", has_stage1=True, drop_path_from_stride=4, flavors=("deeplab2",))
+_LOCAL = _Family(
+    "conv7x7", 2, attention_kind="local", attention_widths=AttentionWidths(1, 1, 1), flavors=("paper",), span=7
+)
+_SINGLE = {
+    "resnet50": _Family("conv7x7"),
+    "resnet50_beta": _Family("three_conv"),
+    "wide_resnet41": _SWIDERNET,
+    "swidernet": _SWIDERNET,
+    "axial_swidernet": _SWIDERNET._replace(axial_from_stride=16, attention_widths=AttentionWidths(4, 2, 4)),
+    "max_deeplab_s_backbone": _Family("three_conv", 16, flavors=("deeplab2",)),
+}
+_SIZED = {
+    "axial_resnet": _Family("conv7x7", 2),
+    "axial_deeplab": _Family("three_conv", 2),
+    "full_axial_resnet": _Family("none", 1, has_stage1=True, flavors=("paper",), span=15),
+    "local_resnet": _LOCAL,
+    "local_deeplab": _LOCAL._replace(stem="three_conv"),
+}
+# Name -> (family, width of the letter).
+_PRESETS = {name: (family, 1.0) for name, family in _SINGLE.items()} | {
+    f"{name}_{size}": (family, width) for name, family in _SIZED.items() for size, width in WIDTHS.items()
+}
+NAMES = tuple(_PRESETS)
+# Backbones of DeepLab2 that are not part of this project: name -> reason.
+REFUSED = {
+    "max_deeplab_l_backbone": "it holds a decoder of MaX-DeepLab",
+    "max_deeplab_s": "it is a MaX-DeepLab; max_deeplab_s_backbone is its convolutional and axial part",
+    "max_deeplab_l": "it is a MaX-DeepLab",
+    "mobilenet_v3_small": "there are no MobileNets",
+    "mobilenet_v3_large": "there are no MobileNets",
+}
 
 
 def backbone_kwargs(
@@ -33,34 +95,47 @@ def backbone_kwargs(
     stem_width_multiplier: float = 1.0,
     layer_multiplier: float = 1.0,
 ) -> dict[str, Any]:
-    """Keyword arguments of `AxialResNet` for a preset, all but output_stride, attention, keep_prob, block and norm.
+    """Keyword arguments of `AxialResNet` for a preset, all that a preset decides.
 
     Args:
       name: one of NAMES.
-      flavor: one of FLAVORS.
+      flavor: one of FLAVORS that the name has.
       width_multiplier: scales the stages; on top of the preset's own width in the paper's flavor.
-      stem_width_multiplier: scales the stem, likewise.
-      layer_multiplier: scales the number of blocks of each stage, rounded down.
+      stem_width_multiplier: scales the stem (and stage 1), likewise.
+      layer_multiplier: scales the number of blocks of stages 2 to 5, rounded down.
 
     Raises:
-      ValueError: the name or the flavor is unknown.
+      ValueError: the name or the flavor is unknown, or the name does not have this flavor.
     """
+    if name in REFUSED:
+        raise ValueError(f"{name} is not part of this project: {REFUSED[name]}. Known: {', '.join(NAMES)}")
     if name not in NAMES:
         raise ValueError(f"Unknown backbone. Known: {', '.join(NAMES)}. Received: {name!r}")
     if flavor not in FLAVORS:
         raise ValueError(f"Unknown flavor. Known: {', '.join(FLAVORS)}. Received: {flavor!r}")
+    family, letter = _PRESETS[name]
+    if flavor not in family.flavors:
+        raise ValueError(f'{name} exists in the flavor "{family.flavors[0]}" only. Received: {flavor!r}')
     paper = flavor == "paper"
-    axial = name not in _CONVOLUTIONAL
-    family, _, size = name.rpartition("_")
-    own_width = WIDTHS[size] if paper and axial else 1.0
+    own_width = letter if paper else 1.0
+    blocks = WIDE_RESNET41_BLOCKS if family.conv_block == "wide" else RESNET50_BLOCKS
     return {
-        "num_blocks": [max(1, int(n * layer_multiplier)) for n in RESNET50_BLOCKS],
+        "num_blocks": [STAGE1_BLOCKS] * family.has_stage1 + [max(1, int(n * layer_multiplier)) for n in blocks],
         "stem": {
-            "kind": _AXIAL[family] if axial else _CONVOLUTIONAL[name],
+            "kind": family.stem,
             "width_multiplier": own_width * stem_width_multiplier,
-            "max_pool": paper,
+            "max_pool": paper and not family.has_stage1,
         },
         "width_multiplier": own_width * width_multiplier,
-        "axial_from_stride": 2 if axial else None,
+        "axial_from_stride": family.axial_from_stride,
         "striding": "average_pool" if paper else "subsample",
+        "attention_kind": family.attention_kind,
+        "attention_widths": family.attention_widths,
+        "conv_block": family.conv_block,
+        "drop_path_from_stride": family.drop_path_from_stride,
     }
+
+
+def default_span(name: str) -> int | None:
+    """Span of the attention of a preset if a config does not set it; None: the whole axis."""
+    return _PRESETS[name][0].span

@@ -4,6 +4,8 @@
 import dataclasses
 import json
 import os
+import re
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -27,11 +29,39 @@ flags.DEFINE_multi_string(
     [],
     "Changes a field of the config, as --set=trainer_options.solver_options.base_learning_rate=0.001. May be repeated.",
 )
+flags.DEFINE_multi_string(
+    "placeholder",
+    [],
+    "Fills ${NAME} in the config, as --placeholder=NAME=VALUE; wins over the environment variable NAME. May be "
+    "repeated.",
+)
 
 
 def load_config(mode: str | None = None) -> config_pb2.ExperimentOptions:
     """The config that the flags name."""
-    return config.load(FLAGS.config_file, FLAGS.set, mode=mode, backbone_names=presets.NAMES)
+    return config.load(
+        FLAGS.config_file,
+        FLAGS.set,
+        mode=mode,
+        backbone_names=presets.NAMES,
+        refused_backbones=presets.REFUSED,
+        placeholders=_placeholders(FLAGS.placeholder),
+    )
+
+
+def _placeholders(entries: Sequence[str]) -> dict[str, str]:
+    """The values of "NAME=VALUE" entries."""
+    values: dict[str, str] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or not re.fullmatch(r"\w+", name):
+            raise InputError(
+                f"--placeholder must be NAME=VALUE. Received: {entry}. Write --placeholder=TRAIN_SET=FILES."
+            )
+        if values.setdefault(name, value) != value:
+            received = f"{name}={values[name]} and {entry}"
+            raise InputError(f"--placeholder gives each name one value. Received: {received}. Remove one.")
+    return values
 
 
 @dataclasses.dataclass

@@ -23,6 +23,7 @@ flags.DEFINE_string("checkpoint", None, "A checkpoint's prefix; the newest of --
 flags.DEFINE_string("output_dir", None, "Folder for the SavedModel; must be empty or absent.", required=True)
 flags.declare_key_flag("config_file")
 flags.declare_key_flag("set")
+flags.declare_key_flag("placeholder")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("deeplab_axial.cli.train", "train and evaluate the model of a config"),
     "export": ("deeplab_axial.cli.export", "write a checkpoint as SavedModel"),
     "predict": ("deeplab_axial.cli.predict", "segment images with a SavedModel"),
+    "import_deeplab2": ("deeplab_axial.cli.import_deeplab2", "turn a DeepLab2 checkpoint into one of ours"),
     "describe": ("deeplab_axial.cli.describe", "print the stages, parameters and multiply-adds of a config"),
     "make_scenes": ("deeplab_axial.cli.make_scenes", "write the synthetic data set of the demo"),
     "demo": ("deeplab_axial.cli.demo", "do all of the above once, small, and write a report"),

@@ -31,6 +31,7 @@ flags.DEFINE_integer("num_gpus", 0, "GPUs to train on; 0 for the CPU.", lower_bo
 flags.DEFINE_string("master", "", "Name or address of a TPU; empty for this machine.")
 flags.declare_key_flag("config_file")
 flags.declare_key_flag("set")
+flags.declare_key_flag("placeholder")
 
 
 def main() -> None:
@@ -87,13 +88,13 @@ def _train(options, strategy, model, source, evaluation: experiment.Evaluation |
     if path is not None:
         print(f"Resuming from {path}", flush=True)
     elif options.model_options.initial_checkpoint:
-        checkpoints.restore_initial(
+        report = checkpoints.restore_initial(
             options.model_options.initial_checkpoint,
             model,
             options.model_options.restore_semantic_last_layer_from_initial_checkpoint,
             options.model_options.restore_instance_last_layer_from_initial_checkpoint,
         )
-        print(f"Starting from {options.model_options.initial_checkpoint}", flush=True)
+        print(f"Starting from another checkpoint. {report}", flush=True)
     loop_options = builders.build_loop_options(trainer_options, on_tpu)
     interval = options.evaluator_options.eval_interval if evaluation else loop_options.total_steps
 

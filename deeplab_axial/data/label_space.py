@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes of a data set and the numbers that stand for them."""
 
+import colorsys
 import dataclasses
 import functools
+
+
+def distinct_color(i: int) -> tuple[int, int, int]:
+    """A colour (red, green, blue) for the i-th class; different classes get different ones."""
+    # Hues a golden section apart stay distinct however many there are.
+    red, green, blue = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.65, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 @dataclasses.dataclass(frozen=True)

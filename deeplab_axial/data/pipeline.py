@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from deeplab_axial import keys
-from deeplab_axial.data import records, targets, transforms
+from deeplab_axial.data import autoaugment, records, targets, transforms
+from deeplab_axial.data.known_label_spaces import NAMES, known_label_space
 from deeplab_axial.errors import InputError
 
 
@@ -19,7 +20,7 @@ class Source:
     Attributes:
       files: TFRecord files, sorted.
       num_records: records in all of them.
-      info: what `dataset.json` beside them says.
+      info: what `dataset.json` beside them says, or the name of their data set.
     """
 
     files: tuple[str, ...]
@@ -27,14 +28,15 @@ class Source:
     info: records.DatasetInfo
 
     @classmethod
-    def open(cls, patterns: Sequence[str]) -> "Source":
+    def open(cls, patterns: Sequence[str], dataset: str = "") -> "Source":
         """Finds and checks the files.
 
         Args:
           patterns: file names or globs.
+          dataset: DeepLab2's name of the data set; tells the classes where there is no `dataset.json`.
 
         Raises:
-          InputError: nothing matches, a file is truncated or no TFRecord file, or `dataset.json` is missing.
+          InputError: nothing matches, a file is truncated or no TFRecord file, or nothing tells the classes.
         """
         files: list[str] = []
         for pattern in patterns:
@@ -48,8 +50,25 @@ class Source:
         counts = records.check_shards(files)
         if not sum(counts):
             raise InputError(f"The files of {list(patterns)} hold no records. Run `deeplab-axial convert` again.")
-        info = records.DatasetInfo.read(os.path.dirname(files[0]))
-        return cls(tuple(files), sum(counts), info)
+        return cls(tuple(files), sum(counts), _dataset_info(dataset, files, counts))
+
+
+def _dataset_info(dataset: str, files: Sequence[str], counts: Sequence[int]) -> records.DatasetInfo:
+    """What `dataset.json` says; without one, what is known of the records that DeepLab2 makes of this data set."""
+    folder = os.path.dirname(files[0])
+    path = os.path.join(folder, records.DATASET_FILE)
+    if tf.io.gfile.exists(path):
+        return records.DatasetInfo.read(folder)
+    label_space = known_label_space(dataset)
+    if label_space is None:
+        raise InputError(
+            f"{path} cannot be read (there is no such file). Run `deeplab-axial convert` to make the data set; for "
+            "records that DeepLab2 has made, set the field dataset to their name. "
+            f"Received: {dataset!r}. Known names: {', '.join(NAMES)}."
+        )
+    sizes = [int(tf.io.gfile.stat(file).length) for file in files]
+    shards = tuple(records.Shard(os.path.basename(file), *rest) for file, *rest in zip(files, counts, sizes))
+    return records.DatasetInfo(label_space, sum(counts), shards, max_height=0, max_width=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +77,20 @@ class ImageOptions:
 
     Attributes:
       crop_size: (height, width) of the network's input, pixels.
-      min_resize: aim of the short side when resizing, pixels; None keeps the size.
-      max_resize: limit of the long side when resizing, pixels; None for no limit.
+      min_resize: least sides after resizing, pixels, one for both or (height, width); None for no aim.
+      max_resize: largest sides after resizing, likewise; None for no limit.
       resize_factor: round resized sides up to this times k + 1; None leaves them.
     """
 
     crop_size: tuple[int, int]
-    min_resize: int | None = None
-    max_resize: int | None = None
+    min_resize: int | tuple[int, int] | None = None
+    max_resize: int | tuple[int, int] | None = None
     resize_factor: int | None = None
+
+    @property
+    def resizes(self) -> bool:
+        """Whether images may change their size."""
+        return any(value is not None for value in (self.min_resize, self.max_resize, self.resize_factor))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +104,7 @@ class AugmentOptions:
       flip: whether half of the images are mirrored left to right.
       seed: of shuffling and of all random changes.
       shuffle_buffer: encoded records that are shuffled at a time.
+      policy: AutoAugment's, a key of autoaugment.POLICIES; empty for none.
     """
 
     min_scale: float = 1.0
@@ -88,6 +113,7 @@ class AugmentOptions:
     flip: bool = True
     seed: int = 0
     shuffle_buffer: int = 1000
+    policy: str = ""
 
 
 def training_dataset(
@@ -132,9 +158,13 @@ def training_dataset(
         )
 
     def example(index, serialized):
-        seeds = tf.random.experimental.stateless_split(tf.stack([tf.cast(seed, tf.int64), index]), 3)
+        seeds = tf.random.experimental.stateless_split(tf.stack([tf.cast(seed, tf.int64), index]), 4)
         features, image, panoptic = decode(serialized)
         image, panoptic = _resize(image, panoptic, image_options, augment_options, seeds[0])
+        if augment_options.policy:
+            # As in DeepLab2: on the scaled image, before its padding.
+            colors = autoaugment.apply_policy(tf.cast(image, tf.uint8), augment_options.policy, seeds[3])
+            image = tf.cast(colors, tf.float32)
         image, panoptic = transforms.random_crop(
             image, panoptic, *image_options.crop_size, label_space.void_id, seeds[1]
         )
@@ -225,6 +255,6 @@ def _resize(image, panoptic, options: ImageOptions, augment: AugmentOptions | No
     if augment is not None:
         size = transforms.random_scale(size, augment.min_scale, augment.max_scale, augment.scale_step, seed)
     scales = augment is not None and (augment.min_scale, augment.max_scale) != (1.0, 1.0)
-    if not scales and options.min_resize is None and options.resize_factor is None:
+    if not scales and not options.resizes:
         return image, panoptic
     return transforms.resize(image, panoptic, size)

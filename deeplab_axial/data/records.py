@@ -261,8 +261,8 @@ class DatasetInfo:
       label_space: its classes.
       num_images: images in all shards.
       shards: the files.
-      max_height: height of the tallest image, pixels.
-      max_width: width of the widest image, pixels.
+      max_height: height of the tallest image, pixels; 0 if not known.
+      max_width: width of the widest image, pixels; 0 if not known.
       class_pixels: pixels of each class id over all images, void under the ignore label; None if not counted.
     """
 

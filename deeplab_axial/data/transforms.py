@@ -1,32 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes of an image and its panoptic map: pure functions, random ones with a stateless seed."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 # Grey that the network's normalisation turns into 0.
 PADDING_VALUE = 127.5
 
 
-def resized_size(size: tf.Tensor, min_size: int | None, max_size: int | None, factor: int | None = None) -> tf.Tensor:
+def resized_size(
+    size: tf.Tensor,
+    min_size: int | Sequence[int] | None,
+    max_size: int | Sequence[int] | None,
+    factor: int | None = None,
+) -> tf.Tensor:
     """Size of an image after resizing into a range, keeping its aspect ratio.
 
-    The short side becomes min_size, unless the long side would exceed max_size; then that becomes max_size.
+    The image gets the smallest size whose sides are min_size or more, unless a side would exceed max_size; then it gets
+    the largest size that does not.
 
     Args:
       size: [2] int32 (height, width), pixels.
-      min_size: aim of the short side; None keeps the size.
-      max_size: limit of the long side; None for no limit.
-      factor: round both sides up to factor * k + 1.
+      min_size: least sides, one number for both or (height, width); None keeps the size.
+      max_size: largest sides, likewise; None for no limit.
+      factor: round both sides up to factor * k + 1, still not beyond max_size.
 
     Returns:
       [2] int32 (height, width).
     """
+    exact = tf.cast(size, tf.float32)
+    scale = tf.constant(1.0)
     if min_size is not None:
-        exact = tf.cast(size, tf.float32)
-        scale = float(min_size) / tf.reduce_min(exact)
-        if max_size is not None:
-            scale = tf.minimum(scale, float(max_size) / tf.reduce_max(exact))
-        # The factor was a quotient of these very numbers: the side that made it must come out whole.
+        scale = tf.reduce_max(tf.cast(min_size, tf.float32) / exact)
+    if max_size is not None:
+        limit = tf.cast(max_size, tf.int32)
+        if factor is not None:
+            limit -= (limit - 1) % factor
+        scale = tf.minimum(scale, tf.reduce_min(tf.cast(limit, tf.float32) / exact))
+    if min_size is not None or max_size is not None:
+        # The scale is a quotient of these very numbers: the side that made it must come out whole.
         size = tf.cast(tf.floor(exact * scale + 1e-3), tf.int32)
     if factor is not None:
         size = size + (factor - (size - 1) % factor) % factor

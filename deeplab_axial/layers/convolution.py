@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -76,8 +77,24 @@ class ConvBN(tf_keras.layers.Layer):
         if self.stride > 1 and self.kernel_size > 1:
             margin = (self.kernel_size - 1) * self.dilation // 2
             inputs = tf.pad(inputs, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
-        x = self.batch_norm(self.conv(inputs), training=training)
+        x = self.conv(inputs)
+        if self.batch_norm is None:
+            normalization.refuse_training(training)
+            x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
+        else:
+            x = self.batch_norm(x, training=training)
         return tf.nn.relu(x) if self.activate else x
+
+    def fold_batch_norm(self) -> None:
+        """Brings the normalisation into the kernel and a bias."""
+        if self.batch_norm is None:
+            return
+        scale, shift = normalization.scale_and_shift(self.batch_norm)
+        [kernel] = self.conv.weights  # [k, k, C, filters], depthwise [k, k, C, 1]
+        scale = scale[:, None] if self.filters is None else scale
+        kernel.assign((np.float64(kernel.numpy()) * scale).astype(np.float32))
+        self.bias = normalization.constant(shift, "bias")
+        self.batch_norm = None
 
     def get_config(self):
         return {

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -16,6 +17,47 @@ def batch_norm(norm: Mapping[str, Any] | None = None, **kwargs) -> tf_keras.laye
       **kwargs: arguments of this one, as `gamma_initializer` or `name`.
     """
     return tf_keras.layers.BatchNormalization(**{**(norm or {}), **kwargs})
+
+
+def fold_batch_norm(network: tf_keras.layers.Layer) -> None:
+    """Folds every batch normalisation into the weights beside it, in place: into kernels, biases and logit factors.
+
+    The network computes the same up to rounding, with fewer operations, and can no longer be trained or restored from
+    checkpoints.
+
+    Args:
+      network: a built layer or model.
+
+    Raises:
+      ValueError: a layer has a batch normalisation that nothing folds.
+    """
+    for module in (network, *network.submodules):
+        if hasattr(module, "fold_batch_norm"):
+            module.fold_batch_norm()
+    kinds = (tf_keras.layers.BatchNormalization, LogitNormalization)
+    left = [module.name for module in network.submodules if isinstance(module, kinds)]
+    if left:
+        raise ValueError(f"Every layer with a batch normalisation must fold it. Left: {', '.join(left)}")
+
+
+def scale_and_shift(norm: tf_keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+    """What a batch normalisation does in inference: x * scale + shift, [C] each, float64."""
+    gamma, beta, mean, variance = (
+        np.float64(v.numpy()) for v in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+    )
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return scale, beta - mean * scale
+
+
+def constant(value: np.ndarray | tf.Tensor, name: str) -> tf.Variable:
+    """A weight that folding made."""
+    return tf.Variable(tf.cast(value, tf.float32), trainable=False, name=name)
+
+
+def refuse_training(training: bool) -> None:
+    """Raises ValueError if a layer whose batch normalisation is folded is to be trained."""
+    if training is True:
+        raise ValueError("A network with folded batch normalisation is for inference only. Received: training=True")
 
 
 @tf_keras.utils.register_keras_serializable("deeplab_axial")
@@ -72,7 +114,7 @@ class LogitNormalization(tf_keras.layers.Layer):
 
     def call(self, mean: tf.Tensor | None, second_moment: tf.Tensor | None, training: bool = False) -> tf.Tensor:
         if not training:
-            return self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+            return self.scales()
         replicas = tf.distribute.get_replica_context()
         if self.synchronized and replicas is not None and replicas.num_replicas_in_sync > 1:
             mean, second_moment = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, [mean, second_moment])
@@ -80,6 +122,10 @@ class LogitNormalization(tf_keras.layers.Layer):
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
         return self.gamma * tf.math.rsqrt(variance + self.epsilon)
+
+    def scales(self) -> tf.Tensor:
+        """The factors in inference, [T, N] float32."""
+        return self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
 
     def get_config(self):
         return {**super().get_config(), "num_terms": self.num_terms, "num_heads": self.num_heads, "norm": self.norm}

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of relative positions along one axis."""
 
+from collections.abc import Iterable
+
 import tensorflow as tf
 
 
@@ -45,62 +47,64 @@ def clipped_rows(table: tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
 
 
 # The three products below batch over positions. As matrix products between explicit transposes, rather than einsums,
-# forward and backward pass share each transpose of a tensor as large as the logits.
+# forward and backward pass share each transpose of a tensor as large as the logits. Positions come before heads where
+# that leaves N D numbers, not D, side by side when the tensor is transposed.
 
 
 def query_logits(q: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
     """q_i . r_ij for all pairs.
 
     Args:
-      q: [S, Q, N, D] queries.
+      q: [S, G, Q, N, D] queries.
       pairs: [Q, K, D] relative positions.
 
     Returns:
-      [S, N, Q, K].
+      [S, G, N, Q, K].
     """
-    x = tf.linalg.matmul(_positions_first(q), pairs, transpose_b=True)  # [Q, S N, D] x [Q, K, D] -> [Q, S N, K]
-    return tf.transpose(_split_heads(x, q), [1, 2, 0, 3])
+    x = tf.linalg.matmul(_positions_first(q), pairs, transpose_b=True)  # [Q, S G N, D] x [Q, K, D] -> [Q, S G N, K]
+    x = tf.transpose(x, [1, 0, 2])
+    return tf.reshape(x, [*_sizes(q, (0, 1, 3)), *_sizes(x, (1, 2))])
 
 
 def key_logits(k: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
     """k_j . r_ij for all pairs.
 
     Args:
-      k: [S, K, N, D] keys.
-      pairs: [Q, K, D] relative positions.
+      k: [S, G, K, N, D] keys.
+      pairs: [K, D, Q] relative positions.
 
     Returns:
-      [S, N, Q, K].
+      [S, G, N, Q, K].
     """
-    pairs = tf.transpose(pairs, [1, 0, 2])
-    x = tf.linalg.matmul(_positions_first(k), pairs, transpose_b=True)  # [K, S N, D] x [K, Q, D] -> [K, S N, Q]
-    return tf.transpose(_split_heads(x, k), [1, 2, 3, 0])
+    x = tf.linalg.matmul(_positions_first(k), pairs)  # [K, S G N, D] x [K, D, Q] -> [K, S G N, Q]
+    x = tf.transpose(x, [1, 2, 0])
+    return tf.reshape(x, [*_sizes(k, (0, 1, 3)), *_sizes(x, (1, 2))])
 
 
 def retrieve(weights: tf.Tensor, pairs: tf.Tensor) -> tf.Tensor:
     """Sum over the keys j of w_ij r_ij.
 
     Args:
-      weights: [S, N, Q, K] attention weights.
+      weights: [S, G, N, Q, K] attention weights.
       pairs: [Q, K, D] relative positions.
 
     Returns:
-      [S, Q, N, D].
+      [S, G, Q, N, D].
     """
-    x = tf.transpose(weights, [2, 0, 1, 3])  # [S, N, Q, K] -> [Q, S, N, K]
-    shape = tf.shape(x)
-    x = tf.linalg.matmul(tf.reshape(x, [shape[0], shape[1] * shape[2], shape[3]]), pairs)  # [Q, S N, D]
-    heads, depth = weights.shape[1], pairs.shape[-1]
-    return tf.transpose(tf.reshape(x, [shape[0], shape[1], heads, depth]), [1, 0, 2, 3])
+    rows, groups, heads, queries, keys = _sizes(weights, range(5))
+    x = tf.transpose(tf.reshape(weights, [-1, queries, keys]), [1, 0, 2])
+    x = tf.linalg.matmul(x, pairs)  # [Q, S G N, K] x [Q, K, D] -> [Q, S G N, D]
+    x = tf.reshape(x, [queries, rows, groups, heads * pairs.shape[-1]])
+    x = tf.transpose(x, [1, 2, 0, 3])
+    return tf.reshape(x, [rows, groups, queries, heads, pairs.shape[-1]])
 
 
 def _positions_first(x: tf.Tensor) -> tf.Tensor:
-    """[S, L, N, D] -> [L, S N, D]."""
-    length = tf.shape(x)[1] if x.shape[1] is None else x.shape[1]
-    return tf.reshape(tf.transpose(x, [1, 0, 2, 3]), [length, -1, x.shape[-1]])
+    """[S, G, L, N, D] -> [L, S G N, D]."""
+    rows, groups, length, heads, depth = _sizes(x, range(5))
+    x = tf.transpose(tf.reshape(x, [rows, groups, length, heads * depth]), [2, 0, 1, 3])
+    return tf.reshape(x, [length, -1, depth])
 
 
-def _split_heads(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """[L, S N, M] -> [L, S, N, M] with the heads of `like` [S, L, N, D]."""
-    shape = tf.shape(x)
-    return tf.reshape(x, [shape[0], -1, like.shape[2], shape[2]])
+def _sizes(x: tf.Tensor, axes: Iterable[int]) -> list[int | tf.Tensor]:
+    return [x.shape[i] if x.shape[i] is not None else tf.shape(x)[i] for i in axes]

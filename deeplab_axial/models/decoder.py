@@ -19,7 +19,7 @@ class Decoder(tf_keras.layers.Layer):
 
     Args:
       feature_key: endpoint that ASPP takes, as "res5".
-      low_level: (endpoint, channels of its projection) in the order of fusion, coarse to fine.
+      low_level: (endpoint, channels of its projection) in the order of fusion, coarse to fine; empty for ASPP alone.
       channels: output channels of each fusion.
       aspp_channels: output channels of ASPP.
       atrous_rates: as for `ASPP`.
@@ -29,9 +29,11 @@ class Decoder(tf_keras.layers.Layer):
     Call arguments:
       endpoints: {endpoint: [B, h, w, C]}.
       training: whether batch normalisation uses the statistics of the batch and dropout is on.
+      seed: as for `ASPP`.
+      scale: as for `ASPP`.
 
     Returns:
-      [B, h, w, channels] at the size of the last low-level endpoint.
+      [B, h, w, channels] at the size of the last low-level endpoint; without any, [B, h, w, aspp_channels].
     """
 
     def __init__(
@@ -59,8 +61,14 @@ class Decoder(tf_keras.layers.Layer):
             self.projections.append(convolution.ConvBN(depth, 1, norm=norm, name=f"project_{key}"))
             self.fusions.append(convolution.SeparableConvBN(channels, 5, norm=norm, name=f"fuse_{key}"))
 
-    def call(self, endpoints: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        x = self.aspp(endpoints[self.feature_key], training=training)
+    def call(
+        self,
+        endpoints: Mapping[str, tf.Tensor],
+        training: bool = False,
+        seed: tf.Tensor | None = None,
+        scale: float = 1.0,
+    ) -> tf.Tensor:
+        x = self.aspp(endpoints[self.feature_key], training=training, seed=seed, scale=scale)
         for (key, _), project, fuse in zip(self.low_level, self.projections, self.fusions):
             finer = project(endpoints[key], training=training)
             x = resize.resize_bilinear(x, _size(finer))

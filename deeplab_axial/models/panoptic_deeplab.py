@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Panoptic-DeepLab: a backbone, two decoders and three heads (Cheng et al. 2020)."""
+"""Panoptic-DeepLab: a backbone, one or two decoders and three heads (Cheng et al. 2020)."""
 
 from collections.abc import Mapping
 
@@ -17,15 +17,15 @@ class PanopticDeepLab(tf_keras.Model):
       backbone: images -> {endpoint: features}.
       semantic_decoder: endpoints -> features of the semantic head.
       semantic_head: features -> logits.
-      instance_decoder: endpoints -> features of the two instance heads; None, as the two heads then, for semantic
-        segmentation alone.
-      center_head: features -> heatmap, 1 channel.
+      instance_decoder: endpoints -> features of the two instance heads; None if they share the semantic decoder.
+      center_head: features -> heatmap, 1 channel; None, as all instance parts then, for semantic segmentation alone.
       offset_head: features -> offsets (y, x), 2 channels.
 
     Call arguments:
       images: [B, H, W, 3] RGB, 0 to 255; sizes of the form output_stride * k + 1 align best.
-      training: whether batch normalisation uses the statistics of the batch and drop path is on.
-      seed: [2] integers, of drop path; None draws them.
+      training: whether batch normalisation uses the statistics of the batch, and drop path and dropout are on.
+      seed: [2] integers, of drop path and dropout; None draws them.
+      scale: by which the images were enlarged for multi-scale inference; ASPP's pooled window grows with them.
 
     Returns:
       {keys.SEMANTIC_LOGITS: [B, h, w, C], keys.CENTER_HEATMAP: [B, h, w, 1], keys.OFFSET_MAP: [B, h, w, 2]} at the
@@ -43,10 +43,10 @@ class PanopticDeepLab(tf_keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        instance_parts = [instance_decoder is None, center_head is None, offset_head is None]
-        if any(instance_parts) and not all(instance_parts):
+        heads = [head is not None for head in (center_head, offset_head)]
+        if any(heads) != all(heads) or (instance_decoder is not None and not all(heads)):
             raise ValueError(
-                "instance_decoder, center_head and offset_head come together or not at all. "
+                "center_head and offset_head come together or not at all, and an instance_decoder needs them. "
                 f"Received: {instance_decoder}, {center_head}, {offset_head}"
             )
         self.backbone = backbone
@@ -56,16 +56,25 @@ class PanopticDeepLab(tf_keras.Model):
         self.center_head = center_head
         self.offset_head = offset_head
 
-    def call(self, images: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    def call(
+        self, images: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None, scale: float = 1.0
+    ) -> dict[str, tf.Tensor]:
         images = tf.cast(images, tf.float32) / 127.5 - 1.0
         endpoints = self.backbone(tf.cast(images, self.compute_dtype), training=training, seed=seed)
-        semantic = self.semantic_decoder(endpoints, training=training)
+        instance = semantic = self._decode(0, self.semantic_decoder, endpoints, training, seed, scale)
         outputs = {keys.SEMANTIC_LOGITS: self.semantic_head(semantic, training=training)}
         if self.instance_decoder is not None:
-            instance = self.instance_decoder(endpoints, training=training)
+            instance = self._decode(1, self.instance_decoder, endpoints, training, seed, scale)
+        if self.center_head is not None:
             outputs[keys.CENTER_HEATMAP] = self.center_head(instance, training=training)
             outputs[keys.OFFSET_MAP] = self.offset_head(instance, training=training)
         return outputs
+
+    def _decode(self, number: int, decoder, endpoints, training: bool, seed: tf.Tensor | None, scale: float):
+        """Features of a decoder; the number keeps its seed apart from that of others and of the backbone's blocks."""
+        if training and seed is not None:
+            seed = tf.random.experimental.stateless_fold_in(seed, 10_000 + number)
+        return decoder(endpoints, training=training, seed=seed, scale=scale)
 
 
 def upsample(outputs: Mapping[str, tf.Tensor], size: tuple[int, int] | tf.Tensor) -> dict[str, tf.Tensor]:

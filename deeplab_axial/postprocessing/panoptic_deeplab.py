@@ -40,15 +40,16 @@ class PostProcessor:
         """Predictions from the network's outputs at the size of its input.
 
         Args:
-          outputs: semantic logits [B, H, W, C]; heatmap [B, H, W, 1] and offsets [B, H, W, 2], or neither: then every
-            thing pixel is void in the panoptic map.
+          outputs: semantic probabilities, or else logits, [B, H, W, C]; heatmap [B, H, W, 1] and offsets [B, H, W, 2],
+            or neither: then every thing pixel is void in the panoptic map.
           sizes: [B, 2] int32, (height, width) of each image inside the input; what lies outside is padding, has no
             instances and is void. None: there is no padding.
 
         Returns:
           The prediction entries of keys.TABLE.
         """
-        semantic = tf.argmax(outputs[keys.SEMANTIC_LOGITS], axis=-1, output_type=tf.int32)
+        scores = outputs[keys.SEMANTIC_PROBS if keys.SEMANTIC_PROBS in outputs else keys.SEMANTIC_LOGITS]
+        semantic = tf.argmax(scores, axis=-1, output_type=tf.int32)
         if sizes is None:
             sizes = tf.tile(tf.shape(semantic)[None, 1:], [tf.shape(semantic)[0], 1])
         if keys.CENTER_HEATMAP not in outputs:

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n deeplab_axial/protos/model.proto\x12\rdeeplab_axial\"\x97\x05\n\x0cModelOptions\x12\x30\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x1e.deeplab_axial.BackboneOptions\x12.\n\x07\x64\x65\x63oder\x18\x02 \x01(\x0b\x32\x1d.deeplab_axial.DecoderOptions\x12\x41\n\x10panoptic_deeplab\x18\x05 \x01(\x0b\x32%.deeplab_axial.PanopticDeeplabOptionsH\x00\x12\x35\n\ndeeplab_v3\x18\x03 \x01(\x0b\x32\x1f.deeplab_axial.DeeplabV3OptionsH\x00\x12>\n\x0f\x64\x65\x65plab_v3_plus\x18\x04 \x01(\x0b\x32#.deeplab_axial.DeeplabV3PlusOptionsH\x00\x12=\n\x0emotion_deeplab\x18\x06 \x01(\x0b\x32#.deeplab_axial.MotionDeepLabOptionsH\x00\x12\x37\n\x0bmax_deeplab\x18\x07 \x01(\x0b\x32 .deeplab_axial.MaXDeepLabOptionsH\x00\x12<\n\x0bvip_deeplab\x18\x0b \x01(\x0b\x32%.deeplab_axial.PanopticDeeplabOptionsH\x00\x12\x1a\n\x12initial_checkpoint\x18\x08 \x01(\t\x12\x41\n3restore_semantic_last_layer_from_initial_checkpoint\x18\t \x01(\x08:\x04true\x12\x41\n3restore_instance_last_layer_from_initial_checkpoint\x18\n \x01(\x08:\x04trueB\x13\n\x11meta_architecture\"\xad\x04\n\x0f\x42\x61\x63kboneOptions\x12\x16\n\x04name\x18\x01 \x01(\t:\x08resnet50\x12\x19\n\routput_stride\x18\x02 \x01(\x05:\x02\x33\x32\x12\x1a\n\x12pretrained_weights\x18\x03 \x01(\t\x12%\n\x16use_squeeze_and_excite\x18\x04 \x01(\x08:\x05\x66\x61lse\x12\x1e\n\x13\x64rop_path_keep_prob\x18\x05 \x01(\x02:\x01\x31\x12$\n\x12\x64rop_path_schedule\x18\x06 \x01(\t:\x08\x63onstant\x12 \n\x15stem_width_multiplier\x18\x07 \x01(\x02:\x01\x31\x12$\n\x19\x62\x61\x63kbone_width_multiplier\x18\x08 \x01(\x02:\x01\x31\x12$\n\x19\x62\x61\x63kbone_layer_multiplier\x18\t \x01(\x02:\x01\x31\x12!\n\x15use_sac_beyond_stride\x18\n \x01(\x05:\x02-1\x12\x18\n\x06\x66lavor\x18\x64 \x01(\t:\x08\x64\x65\x65plab2\x12\x19\n\x0e\x61ttention_span\x18\x65 \x01(\x05:\x01\x30\x12\"\n\x14\x61ttention_batch_norm\x18\x66 \x01(\x08:\x04true\x12&\n\x18\x61ttention_query_position\x18g \x01(\x08:\x04true\x12$\n\x16\x61ttention_key_position\x18h \x01(\x08:\x04true\x12&\n\x18\x61ttention_value_position\x18i \x01(\x08:\x04true\"\xd7\x01\n\x0e\x44\x65\x63oderOptions\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x01 \x01(\t\x12\x1d\n\x10\x64\x65\x63oder_channels\x18\x02 \x01(\x05:\x03\x32\x35\x36\x12\x33\n\x11\x64\x65\x63oder_conv_type\x18\x03 \x01(\t:\x18\x64\x65pthwise_separable_conv\x12\x1a\n\raspp_channels\x18\x04 \x01(\x05:\x03\x32\x35\x36\x12\x14\n\x0c\x61trous_rates\x18\x05 \x03(\x05\x12*\n\x1b\x61spp_use_only_1x1_proj_conv\x18\x06 \x01(\x08:\x05\x66\x61lse\"@\n\x0fLowLevelOptions\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x01 \x01(\t\x12\x18\n\x10\x63hannels_project\x18\x02 \x01(\x05\"\xe0\x01\n\x16PanopticDeeplabOptions\x12\x31\n\tlow_level\x18\x01 \x03(\x0b\x32\x1e.deeplab_axial.LowLevelOptions\x12\x30\n\x08instance\x18\x02 \x01(\x0b\x32\x1e.deeplab_axial.InstanceOptions\x12\x31\n\rsemantic_head\x18\x03 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\x12.\n\ndepth_head\x18\x04 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\"\xc5\x02\n\x0fInstanceOptions\x12\x14\n\x06\x65nable\x18\x01 \x01(\x08:\x04true\x12:\n\x12low_level_override\x18\x02 \x03(\x0b\x32\x1e.deeplab_axial.LowLevelOptions\x12@\n\x19instance_decoder_override\x18\x03 \x01(\x0b\x32\x1d.deeplab_axial.DecoderOptions\x12/\n\x0b\x63\x65nter_head\x18\x04 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\x12\x33\n\x0fregression_head\x18\x05 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\x12\x38\n\x14next_regression_head\x18\x06 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\"\xbd\x01\n\x0bHeadOptions\x12\x17\n\x0foutput_channels\x18\x01 \x01(\x05\x12\x15\n\rhead_channels\x18\x02 \x01(\x05\x12\x30\n\x0ehead_conv_type\x18\x03 \x01(\t:\x18\x64\x65pthwise_separable_conv\x12%\n\x1amax_value_after_activation\x18\x04 \x01(\x02:\x01\x30\x12%\n\x1amin_value_after_activation\x18\x05 \x01(\x02:\x01\x30\"\'\n\x10\x44\x65\x65plabV3Options\x12\x13\n\x0bnum_classes\x18\x01 \x01(\x05\"^\n\x14\x44\x65\x65plabV3PlusOptions\x12\x31\n\tlow_level\x18\x01 \x01(\x0b\x32\x1e.deeplab_axial.LowLevelOptions\x12\x13\n\x0bnum_classes\x18\x02 \x01(\x05\"\x16\n\x14MotionDeepLabOptions\"\x13\n\x11MaXDeepLabOptions')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n deeplab_axial/protos/model.proto\x12\rdeeplab_axial\"\xd7\x05\n\x0cModelOptions\x12\x30\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x1e.deeplab_axial.BackboneOptions\x12.\n\x07\x64\x65\x63oder\x18\x02 \x01(\x0b\x32\x1d.deeplab_axial.DecoderOptions\x12\x41\n\x10panoptic_deeplab\x18\x05 \x01(\x0b\x32%.deeplab_axial.PanopticDeeplabOptionsH\x00\x12>\n\x0e\x63lassification\x18\x64 \x01(\x0b\x32$.deeplab_axial.ClassificationOptionsH\x00\x12\x35\n\ndeeplab_v3\x18\x03 \x01(\x0b\x32\x1f.deeplab_axial.DeeplabV3OptionsH\x00\x12>\n\x0f\x64\x65\x65plab_v3_plus\x18\x04 \x01(\x0b\x32#.deeplab_axial.DeeplabV3PlusOptionsH\x00\x12=\n\x0emotion_deeplab\x18\x06 \x01(\x0b\x32#.deeplab_axial.MotionDeepLabOptionsH\x00\x12\x37\n\x0bmax_deeplab\x18\x07 \x01(\x0b\x32 .deeplab_axial.MaXDeepLabOptionsH\x00\x12<\n\x0bvip_deeplab\x18\x0b \x01(\x0b\x32%.deeplab_axial.PanopticDeeplabOptionsH\x00\x12\x1a\n\x12initial_checkpoint\x18\x08 \x01(\t\x12\x41\n3restore_semantic_last_layer_from_initial_checkpoint\x18\t \x01(\x08:\x04true\x12\x41\n3restore_instance_last_layer_from_initial_checkpoint\x18\n \x01(\x08:\x04trueB\x13\n\x11meta_architecture\"\xd2\x04\n\x0f\x42\x61\x63kboneOptions\x12\x16\n\x04name\x18\x01 \x01(\t:\x08resnet50\x12\x19\n\routput_stride\x18\x02 \x01(\x05:\x02\x33\x32\x12\x1a\n\x12pretrained_weights\x18\x03 \x01(\t\x12%\n\x16use_squeeze_and_excite\x18\x04 \x01(\x08:\x05\x66\x61lse\x12\x1e\n\x13\x64rop_path_keep_prob\x18\x05 \x01(\x02:\x01\x31\x12$\n\x12\x64rop_path_schedule\x18\x06 \x01(\t:\x08\x63onstant\x12 \n\x15stem_width_multiplier\x18\x07 \x01(\x02:\x01\x31\x12$\n\x19\x62\x61\x63kbone_width_multiplier\x18\x08 \x01(\x02:\x01\x31\x12$\n\x19\x62\x61\x63kbone_layer_multiplier\x18\t \x01(\x02:\x01\x31\x12!\n\x15use_sac_beyond_stride\x18\n \x01(\x05:\x02-1\x12\x18\n\x06\x66lavor\x18\x64 \x01(\t:\x08\x64\x65\x65plab2\x12\x19\n\x0e\x61ttention_span\x18\x65 \x01(\x05:\x01\x30\x12\"\n\x14\x61ttention_batch_norm\x18\x66 \x01(\x08:\x04true\x12&\n\x18\x61ttention_query_position\x18g \x01(\x08:\x04true\x12$\n\x16\x61ttention_key_position\x18h \x01(\x08:\x04true\x12&\n\x18\x61ttention_value_position\x18i \x01(\x08:\x04true\x12#\n\x18\x61ttention_logits_at_once\x18j \x01(\x03:\x01\x30\"\xd7\x01\n\x0e\x44\x65\x63oderOptions\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x01 \x01(\t\x12\x1d\n\x10\x64\x65\x63oder_channels\x18\x02 \x01(\x05:\x03\x32\x35\x36\x12\x33\n\x11\x64\x65\x63oder_conv_type\x18\x03 \x01(\t:\x18\x64\x65pthwise_separable_conv\x12\x1a\n\raspp_channels\x18\x04 \x01(\x05:\x03\x32\x35\x36\x12\x14\n\x0c\x61trous_rates\x18\x05 \x03(\x05\x12*\n\x1b\x61spp_use_only_1x1_proj_conv\x18\x06 \x01(\x08:\x05\x66\x61lse\"@\n\x0fLowLevelOptions\x12\x13\n\x0b\x66\x65\x61ture_key\x18\x01 \x01(\t\x12\x18\n\x10\x63hannels_project\x18\x02 \x01(\x05\"\xe0\x01\n\x16PanopticDeeplabOptions\x12\x31\n\tlow_level\x18\x01 \x03(\x0b\x32\x1e.deeplab_axial.LowLevelOptions\x12\x30\n\x08instance\x18\x02 \x01(\x0b\x32\x1e.deeplab_axial.InstanceOptions\x12\x31\n\rsemantic_head\x18\x03 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\x12.\n\ndepth_head\x18\x04 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\"\xe3\x02\n\x0fInstanceOptions\x12\x14\n\x06\x65nable\x18\x01 \x01(\x08:\x04true\x12:\n\x12low_level_override\x18\x02 \x03(\x0b\x32\x1e.deeplab_axial.LowLevelOptions\x12@\n\x19instance_decoder_override\x18\x03 \x01(\x0b\x32\x1d.deeplab_axial.DecoderOptions\x12/\n\x0b\x63\x65nter_head\x18\x04 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\x12\x33\n\x0fregression_head\x18\x05 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\x12\x38\n\x14next_regression_head\x18\x06 \x01(\x0b\x32\x1a.deeplab_axial.HeadOptions\x12\x1c\n\rshare_decoder\x18\x64 \x01(\x08:\x05\x66\x61lse\"\xbd\x01\n\x0bHeadOptions\x12\x17\n\x0foutput_channels\x18\x01 \x01(\x05\x12\x15\n\rhead_channels\x18\x02 \x01(\x05\x12\x30\n\x0ehead_conv_type\x18\x03 \x01(\t:\x18\x64\x65pthwise_separable_conv\x12%\n\x1amax_value_after_activation\x18\x04 \x01(\x02:\x01\x30\x12%\n\x1amin_value_after_activation\x18\x05 \x01(\x02:\x01\x30\"2\n\x15\x43lassificationOptions\x12\x19\n\x0bnum_classes\x18\x01 \x01(\x05:\x04\x31\x30\x30\x30\"\'\n\x10\x44\x65\x65plabV3Options\x12\x13\n\x0bnum_classes\x18\x01 \x01(\x05\"^\n\x14\x44\x65\x65plabV3PlusOptions\x12\x31\n\tlow_level\x18\x01 \x01(\x0b\x32\x1e.deeplab_axial.LowLevelOptions\x12\x13\n\x0bnum_classes\x18\x02 \x01(\x05\"\x16\n\x14MotionDeepLabOptions\"\x13\n\x11MaXDeepLabOptions')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,25 +22,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'deeplab_axial.protos.model_
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_MODELOPTIONS']._serialized_start=52
-  _globals['_MODELOPTIONS']._serialized_end=715
-  _globals['_BACKBONEOPTIONS']._serialized_start=718
-  _globals['_BACKBONEOPTIONS']._serialized_end=1275
-  _globals['_DECODEROPTIONS']._serialized_start=1278
-  _globals['_DECODEROPTIONS']._serialized_end=1493
-  _globals['_LOWLEVELOPTIONS']._serialized_start=1495
-  _globals['_LOWLEVELOPTIONS']._serialized_end=1559
-  _globals['_PANOPTICDEEPLABOPTIONS']._serialized_start=1562
-  _globals['_PANOPTICDEEPLABOPTIONS']._serialized_end=1786
-  _globals['_INSTANCEOPTIONS']._serialized_start=1789
-  _globals['_INSTANCEOPTIONS']._serialized_end=2114
-  _globals['_HEADOPTIONS']._serialized_start=2117
-  _globals['_HEADOPTIONS']._serialized_end=2306
-  _globals['_DEEPLABV3OPTIONS']._serialized_start=2308
-  _globals['_DEEPLABV3OPTIONS']._serialized_end=2347
-  _globals['_DEEPLABV3PLUSOPTIONS']._serialized_start=2349
-  _globals['_DEEPLABV3PLUSOPTIONS']._serialized_end=2443
-  _globals['_MOTIONDEEPLABOPTIONS']._serialized_start=2445
-  _globals['_MOTIONDEEPLABOPTIONS']._serialized_end=2467
-  _globals['_MAXDEEPLABOPTIONS']._serialized_start=2469
-  _globals['_MAXDEEPLABOPTIONS']._serialized_end=2488
+  _globals['_MODELOPTIONS']._serialized_end=779
+  _globals['_BACKBONEOPTIONS']._serialized_start=782
+  _globals['_BACKBONEOPTIONS']._serialized_end=1376
+  _globals['_DECODEROPTIONS']._serialized_start=1379
+  _globals['_DECODEROPTIONS']._serialized_end=1594
+  _globals['_LOWLEVELOPTIONS']._serialized_start=1596
+  _globals['_LOWLEVELOPTIONS']._serialized_end=1660
+  _globals['_PANOPTICDEEPLABOPTIONS']._serialized_start=1663
+  _globals['_PANOPTICDEEPLABOPTIONS']._serialized_end=1887
+  _globals['_INSTANCEOPTIONS']._serialized_start=1890
+  _globals['_INSTANCEOPTIONS']._serialized_end=2245
+  _globals['_HEADOPTIONS']._serialized_start=2248
+  _globals['_HEADOPTIONS']._serialized_end=2437
+  _globals['_CLASSIFICATIONOPTIONS']._serialized_start=2439
+  _globals['_CLASSIFICATIONOPTIONS']._serialized_end=2489
+  _globals['_DEEPLABV3OPTIONS']._serialized_start=2491
+  _globals['_DEEPLABV3OPTIONS']._serialized_end=2530
+  _globals['_DEEPLABV3PLUSOPTIONS']._serialized_start=2532
+  _globals['_DEEPLABV3PLUSOPTIONS']._serialized_end=2626
+  _globals['_MOTIONDEEPLABOPTIONS']._serialized_start=2628
+  _globals['_MOTIONDEEPLABOPTIONS']._serialized_end=2650
+  _globals['_MAXDEEPLABOPTIONS']._serialized_start=2652
+  _globals['_MAXDEEPLABOPTIONS']._serialized_end=2671
 # @@protoc_insertion_point(module_scope)

@@ -6,10 +6,11 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ModelOptions(_message.Message):
-    __slots__ = ("backbone", "decoder", "panoptic_deeplab", "deeplab_v3", "deeplab_v3_plus", "motion_deeplab", "max_deeplab", "vip_deeplab", "initial_checkpoint", "restore_semantic_last_layer_from_initial_checkpoint", "restore_instance_last_layer_from_initial_checkpoint")
+    __slots__ = ("backbone", "decoder", "panoptic_deeplab", "classification", "deeplab_v3", "deeplab_v3_plus", "motion_deeplab", "max_deeplab", "vip_deeplab", "initial_checkpoint", "restore_semantic_last_layer_from_initial_checkpoint", "restore_instance_last_layer_from_initial_checkpoint")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     DECODER_FIELD_NUMBER: _ClassVar[int]
     PANOPTIC_DEEPLAB_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
     DEEPLAB_V3_FIELD_NUMBER: _ClassVar[int]
     DEEPLAB_V3_PLUS_FIELD_NUMBER: _ClassVar[int]
     MOTION_DEEPLAB_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +22,7 @@ class ModelOptions(_message.Message):
     backbone: BackboneOptions
     decoder: DecoderOptions
     panoptic_deeplab: PanopticDeeplabOptions
+    classification: ClassificationOptions
     deeplab_v3: DeeplabV3Options
     deeplab_v3_plus: DeeplabV3PlusOptions
     motion_deeplab: MotionDeepLabOptions
@@ -29,10 +31,10 @@ class ModelOptions(_message.Message):
     initial_checkpoint: str
     restore_semantic_last_layer_from_initial_checkpoint: bool
     restore_instance_last_layer_from_initial_checkpoint: bool
-    def __init__(self, backbone: _Optional[_Union[BackboneOptions, _Mapping]] = ..., decoder: _Optional[_Union[DecoderOptions, _Mapping]] = ..., panoptic_deeplab: _Optional[_Union[PanopticDeeplabOptions, _Mapping]] = ..., deeplab_v3: _Optional[_Union[DeeplabV3Options, _Mapping]] = ..., deeplab_v3_plus: _Optional[_Union[DeeplabV3PlusOptions, _Mapping]] = ..., motion_deeplab: _Optional[_Union[MotionDeepLabOptions, _Mapping]] = ..., max_deeplab: _Optional[_Union[MaXDeepLabOptions, _Mapping]] = ..., vip_deeplab: _Optional[_Union[PanopticDeeplabOptions, _Mapping]] = ..., initial_checkpoint: _Optional[str] = ..., restore_semantic_last_layer_from_initial_checkpoint: bool = ..., restore_instance_last_layer_from_initial_checkpoint: bool = ...) -> None: ...
+    def __init__(self, backbone: _Optional[_Union[BackboneOptions, _Mapping]] = ..., decoder: _Optional[_Union[DecoderOptions, _Mapping]] = ..., panoptic_deeplab: _Optional[_Union[PanopticDeeplabOptions, _Mapping]] = ..., classification: _Optional[_Union[ClassificationOptions, _Mapping]] = ..., deeplab_v3: _Optional[_Union[DeeplabV3Options, _Mapping]] = ..., deeplab_v3_plus: _Optional[_Union[DeeplabV3PlusOptions, _Mapping]] = ..., motion_deeplab: _Optional[_Union[MotionDeepLabOptions, _Mapping]] = ..., max_deeplab: _Optional[_Union[MaXDeepLabOptions, _Mapping]] = ..., vip_deeplab: _Optional[_Union[PanopticDeeplabOptions, _Mapping]] = ..., initial_checkpoint: _Optional[str] = ..., restore_semantic_last_layer_from_initial_checkpoint: bool = ..., restore_instance_last_layer_from_initial_checkpoint: bool = ...) -> None: ...
 
 class BackboneOptions(_message.Message):
-    __slots__ = ("name", "output_stride", "pretrained_weights", "use_squeeze_and_excite", "drop_path_keep_prob", "drop_path_schedule", "stem_width_multiplier", "backbone_width_multiplier", "backbone_layer_multiplier", "use_sac_beyond_stride", "flavor", "attention_span", "attention_batch_norm", "attention_query_position", "attention_key_position", "attention_value_position")
+    __slots__ = ("name", "output_stride", "pretrained_weights", "use_squeeze_and_excite", "drop_path_keep_prob", "drop_path_schedule", "stem_width_multiplier", "backbone_width_multiplier", "backbone_layer_multiplier", "use_sac_beyond_stride", "flavor", "attention_span", "attention_batch_norm", "attention_query_position", "attention_key_position", "attention_value_position", "attention_logits_at_once")
     NAME_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_STRIDE_FIELD_NUMBER: _ClassVar[int]
     PRETRAINED_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +51,7 @@ class BackboneOptions(_message.Message):
     ATTENTION_QUERY_POSITION_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_KEY_POSITION_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_VALUE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_LOGITS_AT_ONCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     output_stride: int
     pretrained_weights: str
@@ -65,7 +68,8 @@ class BackboneOptions(_message.Message):
     attention_query_position: bool
     attention_key_position: bool
     attention_value_position: bool
-    def __init__(self, name: _Optional[str] = ..., output_stride: _Optional[int] = ..., pretrained_weights: _Optional[str] = ..., use_squeeze_and_excite: bool = ..., drop_path_keep_prob: _Optional[float] = ..., drop_path_schedule: _Optional[str] = ..., stem_width_multiplier: _Optional[float] = ..., backbone_width_multiplier: _Optional[float] = ..., backbone_layer_multiplier: _Optional[float] = ..., use_sac_beyond_stride: _Optional[int] = ..., flavor: _Optional[str] = ..., attention_span: _Optional[int] = ..., attention_batch_norm: bool = ..., attention_query_position: bool = ..., attention_key_position: bool = ..., attention_value_position: bool = ...) -> None: ...
+    attention_logits_at_once: int
+    def __init__(self, name: _Optional[str] = ..., output_stride: _Optional[int] = ..., pretrained_weights: _Optional[str] = ..., use_squeeze_and_excite: bool = ..., drop_path_keep_prob: _Optional[float] = ..., drop_path_schedule: _Optional[str] = ..., stem_width_multiplier: _Optional[float] = ..., backbone_width_multiplier: _Optional[float] = ..., backbone_layer_multiplier: _Optional[float] = ..., use_sac_beyond_stride: _Optional[int] = ..., flavor: _Optional[str] = ..., attention_span: _Optional[int] = ..., attention_batch_norm: bool = ..., attention_query_position: bool = ..., attention_key_position: bool = ..., attention_value_position: bool = ..., attention_logits_at_once: _Optional[int] = ...) -> None: ...
 
 class DecoderOptions(_message.Message):
     __slots__ = ("feature_key", "decoder_channels", "decoder_conv_type", "aspp_channels", "atrous_rates", "aspp_use_only_1x1_proj_conv")
@@ -104,20 +108,22 @@ class PanopticDeeplabOptions(_message.Message):
     def __init__(self, low_level: _Optional[_Iterable[_Union[LowLevelOptions, _Mapping]]] = ..., instance: _Optional[_Union[InstanceOptions, _Mapping]] = ..., semantic_head: _Optional[_Union[HeadOptions, _Mapping]] = ..., depth_head: _Optional[_Union[HeadOptions, _Mapping]] = ...) -> None: ...
 
 class InstanceOptions(_message.Message):
-    __slots__ = ("enable", "low_level_override", "instance_decoder_override", "center_head", "regression_head", "next_regression_head")
+    __slots__ = ("enable", "low_level_override", "instance_decoder_override", "center_head", "regression_head", "next_regression_head", "share_decoder")
     ENABLE_FIELD_NUMBER: _ClassVar[int]
     LOW_LEVEL_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_DECODER_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     CENTER_HEAD_FIELD_NUMBER: _ClassVar[int]
     REGRESSION_HEAD_FIELD_NUMBER: _ClassVar[int]
     NEXT_REGRESSION_HEAD_FIELD_NUMBER: _ClassVar[int]
+    SHARE_DECODER_FIELD_NUMBER: _ClassVar[int]
     enable: bool
     low_level_override: _containers.RepeatedCompositeFieldContainer[LowLevelOptions]
     instance_decoder_override: DecoderOptions
     center_head: HeadOptions
     regression_head: HeadOptions
     next_regression_head: HeadOptions
-    def __init__(self, enable: bool = ..., low_level_override: _Optional[_Iterable[_Union[LowLevelOptions, _Mapping]]] = ..., instance_decoder_override: _Optional[_Union[DecoderOptions, _Mapping]] = ..., center_head: _Optional[_Union[HeadOptions, _Mapping]] = ..., regression_head: _Optional[_Union[HeadOptions, _Mapping]] = ..., next_regression_head: _Optional[_Union[HeadOptions, _Mapping]] = ...) -> None: ...
+    share_decoder: bool
+    def __init__(self, enable: bool = ..., low_level_override: _Optional[_Iterable[_Union[LowLevelOptions, _Mapping]]] = ..., instance_decoder_override: _Optional[_Union[DecoderOptions, _Mapping]] = ..., center_head: _Optional[_Union[HeadOptions, _Mapping]] = ..., regression_head: _Optional[_Union[HeadOptions, _Mapping]] = ..., next_regression_head: _Optional[_Union[HeadOptions, _Mapping]] = ..., share_decoder: bool = ...) -> None: ...
 
 class HeadOptions(_message.Message):
     __slots__ = ("output_channels", "head_channels", "head_conv_type", "max_value_after_activation", "min_value_after_activation")
@@ -132,6 +138,12 @@ class HeadOptions(_message.Message):
     max_value_after_activation: float
     min_value_after_activation: float
     def __init__(self, output_channels: _Optional[int] = ..., head_channels: _Optional[int] = ..., head_conv_type: _Optional[str] = ..., max_value_after_activation: _Optional[float] = ..., min_value_after_activation: _Optional[float] = ...) -> None: ...
+
+class ClassificationOptions(_message.Message):
+    __slots__ = ("num_classes",)
+    NUM_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    num_classes: int
+    def __init__(self, num_classes: _Optional[int] = ...) -> None: ...
 
 class DeeplabV3Options(_message.Message):
     __slots__ = ("num_classes",)

@@ -2,19 +2,37 @@
 """Checkpoints: complete or absent, and refused with a reason when they do not fit."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
 from deeplab_axial.errors import InputError
+from deeplab_axial.importing import deeplab2
+from deeplab_axial.importing.report import Report
 
 _ADVICE = "It was written by another model or optimizer: use its own config, or another --model_dir."
 _INITIAL_ADVICE = (
     "Name a checkpoint of the same network; for another number of classes set "
     "model_options.restore_semantic_last_layer_from_initial_checkpoint: false."
 )
+# What an initial checkpoint restores as a whole or not at all, as paths of attributes of the model.
+_PARTS = (
+    "backbone",
+    "semantic_decoder",
+    "semantic_head/conv",
+    "semantic_head/last",
+    "instance_decoder",
+    "center_head/conv",
+    "center_head/last",
+    "offset_head/conv",
+    "offset_head/last",
+    "classification_head",
+)
+_SEMANTIC_LAST_LAYERS = ("semantic_head/last", "classification_head")
+_INSTANCE_LAST_LAYERS = ("center_head/last", "offset_head/last")
 
 
 def latest(folder: str) -> str | None:
@@ -61,22 +79,29 @@ def restore(path: str, objects: Mapping[str, Any], what: str, advice: str = _ADV
         ) from error
     except (AssertionError, ValueError) as error:
         roots = sorted({name.split("/")[0] for name in names} - {"_CHECKPOINTABLE_OBJECT_GRAPH"})
-        # TensorFlow's AssertionError prints the variables that it misses, values included.
-        reason = "it lacks variables" if isinstance(error, AssertionError) else _first_line(error).rstrip(".")
+        reason = _missing(error) if isinstance(error, AssertionError) else _first_line(error).rstrip(".")
         raise InputError(
             f"{what}: checkpoint {path!r} does not fit this config: {reason}. "
             f"The checkpoint holds {len(names)} variables under {', '.join(roots)}. {advice}"
         ) from error
 
 
-def restore_initial(path: str, model: tf_keras.Model, semantic_last_layer: bool, instance_last_layer: bool) -> None:
+def restore_initial(
+    path: str, model: tf_keras.Model, semantic_last_layer: bool = True, instance_last_layer: bool = True
+) -> Report:
     """Starts a model from the weights of another training.
 
+    Backbone, decoders and heads are restored as far as the checkpoint has them, each as a whole: so a segmentation
+    model starts from a classifier's backbone.
+
     Args:
-      path: prefix of a checkpoint of this library, or a folder of them (its newest is taken).
-      model: a built `PanopticDeepLab`.
-      semantic_last_layer: whether the last layer of the semantic head is restored.
+      path: prefix of a checkpoint of this library or of DeepLab2, or a folder of them (its newest is taken).
+      model: built; a `PanopticDeepLab` or a classifier.
+      semantic_last_layer: whether the last layer of the semantic head (of the classifier) is restored.
       instance_last_layer: whether those of the centre and offset heads are.
+
+    Returns:
+      What was restored, and what not.
 
     Raises:
       InputError: there is no checkpoint, or it does not fit.
@@ -85,17 +110,79 @@ def restore_initial(path: str, model: tf_keras.Model, semantic_last_layer: bool,
     prefix = latest(path) if tf.io.gfile.isdir(path) else path
     if prefix is None:
         raise InputError(f"{what}: folder {path!r} holds no checkpoint. Name a checkpoint's prefix or its folder.")
-    parts = {"backbone": model.backbone, "semantic_decoder": model.semantic_decoder}
-    parts["semantic_head"] = _head(model.semantic_head, semantic_last_layer)
-    if model.instance_decoder is not None:
-        parts["instance_decoder"] = model.instance_decoder
-        parts["center_head"] = _head(model.center_head, instance_last_layer)
-        parts["offset_head"] = _head(model.offset_head, instance_last_layer)
-    restore(prefix, {"model": tf.train.Checkpoint(**parts)}, what, _INITIAL_ADVICE)
+    skip = {
+        *(() if semantic_last_layer else _SEMANTIC_LAST_LAYERS),
+        *(() if instance_last_layer else _INSTANCE_LAST_LAYERS),
+    }
+    keys = deeplab2.read_shapes(prefix, what)
+    if deeplab2.recognises(keys):
+        return deeplab2.restore(prefix, model, what, skip=skip)
+    return _restore_parts(prefix, model, what, skip, [key for key in keys if key.endswith(deeplab2.SUFFIX)])
 
 
-def _head(head: tf_keras.layers.Layer, with_last_layer: bool):
-    return head if with_last_layer else tf.train.Checkpoint(conv=head.conv)
+def _restore_parts(path: str, model: tf_keras.Model, what: str, skip: set[str], keys: list[str]) -> Report:
+    """Restores what a checkpoint of this library with these keys has of the model's parts."""
+    report = Report("deeplab-axial", path)
+    taken: dict[str, Any] = {}
+    for name in _PARTS:
+        part = _attribute(model, name)
+        if part is None:
+            continue
+        if name in skip:
+            report.absent[name] = "as the config says"
+        elif not any(key.startswith(f"model/{name}/") for key in keys):
+            report.absent[name] = "not in the checkpoint"
+        else:
+            taken[name] = part
+            report.restored[name] = len(part.variables)
+    if not taken:
+        roots = ", ".join(sorted({key.split("/")[0] for key in keys}))
+        raise InputError(
+            f"{what}: checkpoint {path!r} does not fit this config: it has no part of the model. It is neither a "
+            "checkpoint of this library, whose keys start with model/backbone/, nor of DeepLab2, whose keys start with "
+            f"encoder/. The checkpoint holds {len(keys)} variables under {roots}. {_INITIAL_ADVICE}"
+        )
+    restore(path, {"model": parts_of(model, taken)}, what, _INITIAL_ADVICE)
+    for name, part in taken.items():
+        surplus = sum(key.startswith(f"model/{name}/") for key in keys) - len(part.variables)
+        if surplus > 0:
+            raise InputError(
+                f"{what}: checkpoint {path!r} does not fit this config: its {name} has {surplus} variables that the "
+                f"model's has not. {_INITIAL_ADVICE}"
+            )
+    read = tuple(f"model/{name}/" for name in taken)
+    for key in keys:
+        if key.startswith(read):
+            continue
+        root = key.split("/")[0]
+        reasons = {"optimizer": "of the optimizer's state", "model": "of parts that are not restored"}
+        reason = reasons.get(root, "counters")
+        report.left[reason] = report.left.get(reason, 0) + 1
+    return report
+
+
+def _attribute(model: tf_keras.Model, path: str) -> Any:
+    """The part of a model at a path of attributes; None if it has none."""
+    value: Any = model
+    for name in path.split("/"):
+        value = getattr(value, name, None)
+    return value
+
+
+def parts_of(model: tf_keras.Model, names: Iterable[str]) -> tf.train.Checkpoint:
+    """An object that is saved and restored like the model, but has only the named parts ("semantic_head/last")."""
+    tree: dict[str, Any] = {}
+    for path in names:
+        first, _, rest = path.partition("/")
+        tree.setdefault(first, []).extend([rest] if rest else [])
+    children = {name: getattr(model, name) for name in tree}
+    return tf.train.Checkpoint(**{n: parts_of(part, tree[n]) if tree[n] else part for n, part in children.items()})
+
+
+def _missing(error: AssertionError) -> str:
+    """The variables that a checkpoint lacks. TensorFlow prints the first of them, values included."""
+    names = [name.removesuffix(":0") for name in re.findall(r"<tf\.Variable '([^']+)'", str(error))]
+    return f"it lacks variables{', as ' + ', '.join(names[:3]) if names else ''}"
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from deeplab_axial.errors import InputError
 from deeplab_axial.inference import Predictor
 from deeplab_axial.metrics.mean_iou import MeanIoU
 from deeplab_axial.metrics.panoptic_quality import PanopticQuality
+from deeplab_axial.postprocessing.multi_scale import MultiScale
 
 
 class ImageResult(NamedTuple):
@@ -46,6 +47,7 @@ class Evaluator:
     def __init__(self, predictor: Predictor, label_space: LabelSpace, num_images: int, use_tf_function: bool = True):
         self.label_space = label_space
         self.num_images = num_images
+        self.multi_scale = predictor.multi_scale
         self._predict = (
             tf.function(predictor.predict_padded, autograph=False) if use_tf_function else predictor.predict_padded
         )
@@ -60,8 +62,8 @@ class Evaluator:
           on_image: called with each image.
 
         Returns:
-          {"num_images", "panoptic_quality": official PQ, SQ, RQ (all, things, stuff, per_class), "mean_iou"}; plain
-          types, fractions between 0 and 1.
+          {"num_images", "inference": {"scales", "flip"}, "panoptic_quality": official PQ, SQ, RQ (all, things, stuff,
+          per_class), "mean_iou"}; plain types, fractions between 0 and 1.
 
         Raises:
           InputError: an image has no ground truth, or one of another label space.
@@ -81,6 +83,7 @@ class Evaluator:
         per_class = {str(c.id): result["per_class"][c.id] for c in space.classes}
         return {
             "num_images": len(quality.per_image),
+            "inference": {"scales": list(self.multi_scale.scales), "flip": self.multi_scale.flip},
             "panoptic_quality": quality.result().to_dict(),
             "mean_iou": {"mean": result["mean_iou"], "per_class": per_class},
         }
@@ -126,8 +129,10 @@ def format_metrics(metrics: dict, space: LabelSpace) -> str:
     """The metrics of `Evaluator.evaluate` as a table of text; percent."""
     quality, iou = metrics["panoptic_quality"], metrics["mean_iou"]
     step = f"step {metrics['step']}, " if "step" in metrics else ""
+    multi_scale = MultiScale(tuple(metrics["inference"]["scales"]), metrics["inference"]["flip"])
+    variants = "" if multi_scale.is_plain else f", mean of {multi_scale}"
     lines = [
-        f"Panoptic quality (official rules) and IoU in percent; {step}{metrics['num_images']} images",
+        f"Panoptic quality (official rules) and IoU in percent; {step}{metrics['num_images']} images{variants}",
         f"{'':<20} {'PQ':>6} {'SQ':>6} {'RQ':>6} {'TP':>7} {'FP':>7} {'FN':>7} {'IoU':>6}",
     ]
     for name in ("all", "things", "stuff"):

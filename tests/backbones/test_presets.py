@@ -5,6 +5,9 @@ import pytest
 
 from deeplab_axial.backbones import presets
 
+AXIAL = {"attention_kind": "axial", "attention_widths": (2, 1, 2)}
+PLAIN = {"conv_block": "bottleneck", "drop_path_from_stride": 16}
+
 
 @pytest.mark.parametrize(("size", "width"), [("s", 0.5), ("m", 0.75), ("l", 1.0), ("xl", 2.0)])
 @pytest.mark.parametrize(("family", "stem"), [("axial_resnet", "conv7x7"), ("axial_deeplab", "three_conv")])
@@ -15,6 +18,8 @@ def test_the_paper_scales_stem_and_stages_by_the_letter(family, stem, size, widt
         "width_multiplier": width,
         "axial_from_stride": 2,
         "striding": "average_pool",
+        **AXIAL,
+        **PLAIN,
     }
 
 
@@ -26,6 +31,8 @@ def test_deeplab2_takes_widths_from_the_multipliers_alone(size):
         "width_multiplier": 0.5,
         "axial_from_stride": 2,
         "striding": "subsample",
+        **AXIAL,
+        **PLAIN,
     }
 
 
@@ -45,11 +52,74 @@ def test_convolutional_presets(flavor, name, stem):
     assert found["stem"] == {"kind": stem, "width_multiplier": 1.0, "max_pool": flavor == "paper"}
 
 
+@pytest.mark.parametrize("name", ["wide_resnet41", "swidernet"])
+def test_wide_networks(name):
+    assert presets.backbone_kwargs(name, "deeplab2", 1.5, 2.0, 4.5) == {
+        "num_blocks": [3, 13, 27, 13, 13],  # stage 1 is not scaled
+        "stem": {"kind": "conv3x3", "width_multiplier": 2.0, "max_pool": False},
+        "width_multiplier": 1.5,
+        "axial_from_stride": None,
+        "striding": "subsample",
+        **AXIAL,
+        "conv_block": "wide",
+        "drop_path_from_stride": 4,
+    }
+
+
+def test_networks_that_attend_from_stride_16_on():
+    wide = presets.backbone_kwargs("axial_swidernet", "deeplab2")
+    assert wide == {
+        **presets.backbone_kwargs("swidernet", "deeplab2"),
+        "axial_from_stride": 16,
+        "attention_widths": (4, 2, 4),
+    }
+    found = presets.backbone_kwargs("max_deeplab_s_backbone", "deeplab2")
+    assert found == {**presets.backbone_kwargs("resnet50_beta", "deeplab2"), "axial_from_stride": 16}
+
+
+@pytest.mark.parametrize(("size", "width"), [("s", 0.5), ("m", 0.75), ("l", 1.0), ("xl", 2.0)])
+def test_full_axial_networks(size, width):
+    name = f"full_axial_resnet_{size}"
+    assert presets.backbone_kwargs(name, "paper") == {
+        **presets.backbone_kwargs(f"axial_resnet_{size}", "paper"),
+        "num_blocks": [3, 3, 4, 6, 3],
+        "stem": {"kind": "none", "width_multiplier": width, "max_pool": False},
+        "axial_from_stride": 1,
+    }
+    assert presets.default_span(name) == 15
+
+
+@pytest.mark.parametrize("family", ["resnet", "deeplab"])
+@pytest.mark.parametrize("size", ["s", "m", "l", "xl"])
+def test_local_networks(family, size):
+    name = f"local_{family}_{size}"
+    assert presets.backbone_kwargs(name, "paper") == {
+        **presets.backbone_kwargs(f"axial_{family}_{size}", "paper"),
+        "attention_kind": "local",
+        "attention_widths": (1, 1, 1),
+    }
+    assert presets.default_span(name) == 7
+
+
 def test_names():
-    assert len(presets.NAMES) == 10
+    assert len(presets.NAMES) == len(set(presets.NAMES)) == 26
+    only = {"paper": ("full_axial_resnet", "local_"), "deeplab2": ("swidernet", "wide_", "axial_swi", "max_")}
     for name in presets.NAMES:
-        for flavor in presets.FLAVORS:
-            presets.backbone_kwargs(name, flavor)
+        for flavor, other in zip(presets.FLAVORS, reversed(presets.FLAVORS)):
+            if name.startswith(only[other]):
+                with pytest.raises(
+                    ValueError, match=f'{name} exists in the flavor "{other}" only. Received: .{flavor}'
+                ):
+                    presets.backbone_kwargs(name, flavor)
+            else:
+                presets.backbone_kwargs(name, flavor)
+    assert presets.default_span("axial_deeplab_l") is None
+
+
+@pytest.mark.parametrize("name", presets.REFUSED)
+def test_says_why_a_backbone_of_deeplab2_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is not part of this project: .*Known: resnet50,"):
+        presets.backbone_kwargs(name, "deeplab2")
 
 
 def test_refuses_unknown_names_and_flavors():

@@ -11,6 +11,8 @@ from PIL import Image
 
 from deeplab_axial import builders, config, export, keys, predict
 from deeplab_axial.data import records
+from deeplab_axial.inference import Predictor
+from deeplab_axial.postprocessing.multi_scale import MultiScale
 from deeplab_axial.training import checkpoints, log
 from tests.cli import commands
 
@@ -177,6 +179,31 @@ def test_a_finished_training_only_evaluates_again(chain):
     assert result.status == 0, result.err
     assert "Resuming from" in result.out
     assert (chain.root / "model" / "history.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_several_scales_and_mirror_images(chain, predictor, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(chain.root / "model", folder)
+    fields = ("evaluator_options.eval_scales=0.7,1", "evaluator_options.add_flipped_images=true")
+    flags = (*chain.flags, *(f"--set={field}" for field in fields), f"--model_dir={folder}")
+    result = commands.run("train", "--mode=eval", *flags)
+    assert result.status == 0, result.err
+    assert "step 30, 5 images, mean of scales 0.7, 1, plain and mirrored\n" in result.out
+    assert json.loads((folder / "metrics.json").read_text())["inference"] == {"scales": [0.7, 1.0], "flip": True}
+
+    result = commands.run("export", *flags, f"--output_dir={tmp_path}/export")
+    assert result.status == 0, result.err
+    module, _ = export.load(str(tmp_path / "export"))
+    multi_scale = MultiScale((0.7, 1.0), True)
+    expected = Predictor(
+        predictor.model, predictor.postprocessor, predictor.output_stride, predictor.image_options, multi_scale
+    )
+    for height, width in ((48, 64), (71, 50)):
+        images = tf.constant(np.random.default_rng(0).integers(0, 256, [1, height, width, 3], np.uint8))
+        found = module.serve(images)[keys.SEMANTIC_MAP].numpy()
+        assert np.mean(found == expected.predict_images(images)[keys.SEMANTIC_MAP].numpy()) > 0.999
+        assert (found != predictor.predict_images(images)[keys.SEMANTIC_MAP].numpy()).any()
 
 
 def test_continuous_evaluation_ends_with_the_last_checkpoint(chain, tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The input pipelines on small record files."""
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -72,6 +73,22 @@ def test_a_resumed_run_sees_the_same_batches(train, first_step):
     # Seven records in batches of two: batches lie across the borders of epochs.
     whole = _training(train, 2, SMALL, RANDOM, count=10)
     _assert_equal(_training(train, 2, SMALL, RANDOM, first_step, count=10 - first_step), whole[first_step:])
+
+
+def test_a_policy_changes_colours_alone(train):
+    policy = "simple_classification_policy_magnitude_scale_0.2"
+    with_policy = dataclasses.replace(RANDOM, policy=policy)
+    some = _training(train, 2, SMALL, with_policy, count=10)
+    _assert_equal(_training(train, 2, SMALL, with_policy, first_step=4, count=6), some[4:])
+    changed = 0
+    for a, b in zip(some, _training(train, 2, SMALL, RANDOM, count=10)):
+        for name in set(a) - {keys.IMAGE}:
+            np.testing.assert_array_equal(a[name], b[name])
+        # Padding stays grey: colours are changed before.
+        padding = [(batch[keys.IMAGE] == 127.5).all(-1) for batch in (a, b)]
+        np.testing.assert_array_equal(*padding)
+        changed += sum(np.abs(x - y).max() > 1 for x, y in zip(a[keys.IMAGE], b[keys.IMAGE]))
+    assert 3 <= changed <= 15  # 42 % of 20 images on average
 
 
 def test_every_record_once_an_epoch_in_changing_order(train):

@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from deeplab_axial import describe
-from deeplab_axial.layers import axial_attention, relative_position
+from deeplab_axial import multiply_adds
+from deeplab_axial.importing import deeplab2, deeplab2_names
+from deeplab_axial.layers import axial_attention, axial_core, normalization, relative_position
 from deeplab_axial.layers.axial_attention import AxialAttention, AxialAttention2D
-from tests import deeplab2_names, golden, reference
+from tests import golden, reference
 from tests.compare import assert_close, random_tensor, vary_weights
 
 NORM_NAMES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -174,14 +175,14 @@ def test_equals_deeplab2(fixture):
     )
     x = tf.constant(arrays["input"][None])  # [N, L, C] -> [1, N, L, C]
     layer(x)
-    deeplab2_names.assign(deeplab2_names.attention(layer, "layer"), golden.weights(arrays))
+    deeplab2.assign(deeplab2_names.attention(layer, "layer"), golden.weights(arrays))
     assert_close(layer(x)[0], arrays["output"])
-    initial = {name: variable.numpy() for name, variable in deeplab2_names.attention(layer, "layer")}
+    initial = {entry.key: entry.variable.numpy() for entry in deeplab2_names.attention(layer, "layer")}
     assert_close(layer(x, training=True)[0], arrays["output_training"])
 
     expected = golden.weights(arrays, "after_train_step:")
     assert len(expected) == 6
-    variables = dict(deeplab2_names.attention(layer, "layer"))
+    variables = {entry.key: entry.variable for entry in deeplab2_names.attention(layer, "layer")}
     count = arrays["input"].shape[0] * arrays["input"].shape[1]
     for name, value in expected.items():
         value = value.reshape(variables[name].shape)
@@ -237,7 +238,7 @@ def _cost(length: int, span: int | None) -> int:
     """Multiply-adds of a layer on a map of 2 x length positions."""
     layer = make_layer((1, 2, 4, 16), key_depth=16, value_depth=32, span=span)
     graph = tf.function(layer, autograph=False).get_concrete_function(tf.TensorSpec([1, 2, length, 16])).graph
-    return sum(describe.multiply_adds(op) for op in graph.get_operations())
+    return sum(multiply_adds.by_operation(graph).values())
 
 
 @pytest.mark.parametrize("span", [9, 33])
@@ -255,21 +256,75 @@ def test_cost_of_the_whole_axis_grows_with_its_square():
     assert 3.5 < long / short < 4
 
 
-@pytest.mark.parametrize("ablation", ["all", "content_only", "query", "key"])
-def test_moments_from_factors_equal_moments_from_logits(ablation, monkeypatch):
-    shape = (2, 3, 9, 6)
+@pytest.mark.parametrize("ablation", ["all", "content_only", "query", "key", "no_norm"])
+@pytest.mark.parametrize(("span", "length"), [(None, 9), (5, 13), (9, 9)])
+def test_rows_in_chunks_equal_all_at_once(ablation, span, length):
+    shape = (2, 3, length, 6)
     x = random_tensor(shape)
     results = []
-    for longest in (64, 0):
-        monkeypatch.setattr(axial_attention, "SHORT_AXIS", longest)
-        layer = make_layer(shape, **ABLATIONS[ablation])
+    # All 6 rows at once; one by one; two and two; four, and two filled up with two of zeros.
+    logits_in_row = 2 * length * (length if span != 5 else 6)
+    for rows in (6, 1, 2, 4):
+        layer = make_layer(shape, span=span, logits_at_once=rows * logits_in_row, **ABLATIONS[ablation])
         with tf.GradientTape() as tape:
+            tape.watch(x)
             y = layer(x, training=True)
             loss = tf.reduce_sum(tf.square(y) * random_tensor(y.shape, 5))
-        weights = [w for w in layer.trainable_weights if w is not layer.logit_norm.beta]
-        results.append([y, *tape.gradient(loss, weights), *layer.non_trainable_weights])
-    for from_logits, from_factors in zip(*results):
-        assert_close(from_factors, from_logits)
+        weights = [w for w in layer.trainable_weights if not layer.use_batch_norm or w is not layer.logit_norm.beta]
+        results.append([y, *tape.gradient(loss, [x, *weights]), *layer.non_trainable_weights, layer(x)])
+    for other in results[1:]:
+        for actual, expected in zip(other, results[0]):
+            assert_close(tf.convert_to_tensor(actual), tf.convert_to_tensor(expected))
+
+
+def test_memory_of_training_does_not_grow_with_the_rows():
+    # The largest tensor of the traced step is that of one chunk, not that of all rows.
+    layer = make_layer((1, 64, 32, 4), logits_at_once=2 * 32 * 32)
+
+    @tf.function(autograph=False)
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(x, training=True))
+        return tape.gradient(loss, layer.qkv_kernel)
+
+    definition = step.get_concrete_function(tf.TensorSpec([1, 64, 32, 4])).graph.as_graph_def(add_shapes=True)
+    sizes = [
+        np.prod([d.size for d in shape.dim])
+        for function in definition.library.function
+        for node in function.node_def
+        for shape in node.attr["_output_shapes"].list.shape
+        if not shape.unknown_rank
+    ]
+    assert max(sizes) < 64 * 32 * 32  # half of the logits
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("span", [None, 5])
+def test_folded_equals_normalised(ablation, span):
+    shape = (2, 3, 9, 6)
+    layer = make_layer(shape, span=span, **ABLATIONS[ablation])
+    x = random_tensor(shape)
+    expected = layer(x)
+    normalization.fold_batch_norm(layer)
+    assert_close(layer(x), expected, 1e-5)
+    names = [weight.name for weight in layer.weights]
+    assert not any("gamma" in name or "moving" in name for name in names)
+    if layer.use_batch_norm:
+        with pytest.raises(ValueError, match="inference only"):
+            layer(x, training=True)
+
+
+@pytest.mark.parametrize("ablation", ["all", "content_only", "query", "key"])
+def test_moments_from_factors_equal_moments_from_logits(ablation):
+    rows, length, heads, depth = 3, 9, 2, 4
+    tables = {"query": random_tensor((length, length, depth), 3), "key": random_tensor((length, depth, length), 4)}
+    absent = {"all": (), "content_only": ("query", "key"), "query": ("key",), "key": ("query",)}[ablation]
+    q, k = (random_tensor((rows, 1, length, heads, depth), seed) for seed in (1, 2))
+    factors = axial_core.Factors(q, k, {name: table for name, table in tables.items() if name not in absent})
+    sums = axial_core.moments_in_rows(factors, tf.ones([1, length, length], tf.bool))
+    expected = tf.unstack(tf.reduce_sum(sums, axis=0) / (rows * length**2))
+    for actual, from_logits in zip(axial_core.moments_from_factors(factors), expected):
+        assert_close(actual, from_logits)
 
 
 @pytest.mark.parametrize("span", [None, 5])

@@ -32,6 +32,14 @@ def test_stages_of_a_backbone():
     assert [[block.drop_path is None for block in stage] for stage in model.stages][2] == [True, False]
 
 
+def test_stages_of_a_wide_backbone():
+    stem = {"kind": "conv3x3", "width_multiplier": 0.125}
+    wide = {"axial_from_stride": None, "conv_block": "wide", "drop_path_from_stride": 4}
+    model = AxialResNet([2, 2, 2, 2, 2], 16, stem, 0.125, keep_prob=(0.8, "linear"), **wide)
+    found = [[block.keep_prob for block in stage] for stage in (model.stage1, *model.stages)]
+    np.testing.assert_allclose(found, [[1, 1], [1, 0.95], [0.95, 0.9], [0.9, 0.85], [0.85, 0.8]])
+
+
 def test_drops_whole_images_and_keeps_the_mean():
     layer = drop_path.DropPath(0.8)
     y = layer(tf.ones([4000, 2, 3, 2]), training=True, seed=[1, 2]).numpy().reshape(4000, -1)

@@ -38,15 +38,17 @@ def test_clipped_rows(length):
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize(("queries", "keys"), [(3, 5), (4, 4), (1, 3)])
 def test_products_over_pairs(queries, keys, known):
-    q, k = random_tensor((2, queries, 2, 4), 1), random_tensor((2, keys, 2, 4), 2)
-    weights, pairs = random_tensor((2, 2, queries, keys), 3), random_tensor((queries, keys, 4), 4)
-    for function, x, equation in (
-        (relative_position.query_logits, q, "sqnd,qkd->snqk"),
-        (relative_position.key_logits, k, "sknd,qkd->snqk"),
-        (relative_position.retrieve, weights, "snqk,qkd->sqnd"),
+    q, k = random_tensor((2, 3, queries, 2, 4), 1), random_tensor((2, 3, keys, 2, 4), 2)
+    weights, pairs = random_tensor((2, 3, 2, queries, keys), 3), random_tensor((queries, keys, 4), 4)
+    for function, x, pairs_of, equation in (
+        (relative_position.query_logits, q, pairs, "sgqnd,qkd->sgnqk"),
+        (relative_position.key_logits, k, tf.transpose(pairs, [1, 2, 0]), "sgknd,kdq->sgnqk"),
+        (relative_position.retrieve, weights, pairs, "sgnqk,qkd->sgqnd"),
     ):
+        expected = np.einsum(equation, x, pairs_of)
         if not known:
-            shape = [None, 2, None, None] if function is relative_position.retrieve else [None, None, 2, 4]
-            signature = [tf.TensorSpec(shape), tf.TensorSpec([None, None, 4])]
+            shape = [None] * 5 if function is relative_position.retrieve else [None, None, None, 2, 4]
+            of_pairs = [None, 4, None] if function is relative_position.key_logits else [None, None, 4]
+            signature = [tf.TensorSpec(shape), tf.TensorSpec(of_pairs)]
             function = tf.function(function, input_signature=signature)
-        assert_close(function(x, pairs), np.einsum(equation, x, pairs))
+        assert_close(function(x, pairs_of), expected)

@@ -17,7 +17,7 @@ def _norm(conv):
 
 @pytest.mark.parametrize("size", [(9, 11), (8, 10)])
 @pytest.mark.parametrize("max_pool", [False, True])
-@pytest.mark.parametrize("kind", ["conv7x7", "three_conv"])
+@pytest.mark.parametrize("kind", ["conv7x7", "three_conv", "conv3x3"])
 def test_equals_the_reference(kind, max_pool, size):
     x = random_tensor((1, *size, 3))
     stem = Stem(kind, 0.125, max_pool)
@@ -42,7 +42,15 @@ def test_equals_the_reference(kind, max_pool, size):
 
 @pytest.mark.parametrize(
     ("kind", "width", "channels"),
-    [("conv7x7", 1, 64), ("conv7x7", 0.5, 32), ("three_conv", 1, 128), ("three_conv", 0.5, 64)],
+    [
+        ("conv7x7", 1, 64),
+        ("conv7x7", 0.5, 32),
+        ("conv3x3", 1.5, 96),
+        ("three_conv", 1, 128),
+        ("three_conv", 0.5, 64),
+        ("conv7x7", 0.37, 24),
+        ("three_conv", 0.37, 47),
+    ],
 )
 def test_widths_and_strides(kind, width, channels):
     assert Stem(kind, width)(tf.zeros([1, 33, 17, 3])).shape == (1, 17, 9, channels)
@@ -50,6 +58,16 @@ def test_widths_and_strides(kind, width, channels):
     assert (Stem(kind).stride, Stem(kind, max_pool=True).stride) == (2, 4)
 
 
-def test_refuses_unknown_kinds():
-    with pytest.raises(ValueError, match=r'kind must be "conv7x7" or "three_conv"\. Received: \'none'):
-        Stem("none")
+def test_no_stem_is_the_image():
+    stem = Stem("none")
+    x = random_tensor((1, 5, 4, 3))
+    np.testing.assert_array_equal(stem(x), x)
+    assert stem.stride == 1
+    assert not stem.weights
+
+
+def test_refuses_bad_arguments():
+    with pytest.raises(ValueError, match=r"kind must be one of conv7x7, .*, none\. Received: 'inception"):
+        Stem("inception")
+    with pytest.raises(ValueError, match=r'kind "none" has no max pool, .* Received: max_pool=True'):
+        Stem("none", max_pool=True)

@@ -7,11 +7,12 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab_axial import builders, config, keys
+from deeplab_axial.importing import deeplab2, deeplab2_names
 from deeplab_axial.models.decoder import Decoder
 from deeplab_axial.models.heads import Head
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab, upsample
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
-from tests import conformance, deeplab2_names, golden
+from tests import conformance, golden
 from tests.compare import assert_close, random_tensor, vary_weights
 
 RAW = (keys.SEMANTIC_LOGITS, keys.CENTER_HEATMAP, keys.OFFSET_MAP)
@@ -29,7 +30,7 @@ def _deeplab2_network(arrays, folder) -> PanopticDeepLab:
     weights = {
         k: v for k, v in golden.weights(arrays).items() if k.split("/")[0] not in ("global_step", "save_counter")
     }
-    deeplab2_names.assign(deeplab2_names.panoptic_deeplab(model), weights)
+    deeplab2.assign((entry for part in deeplab2_names.parts(model) for entry in part.entries), weights)
     return model
 
 
@@ -57,7 +58,7 @@ def test_decoders_and_heads_can_equal_deeplab2(branch, tmp_path):
     if branch == "instance":
         heads = {keys.CENTER_HEATMAP: model.center_head, keys.OFFSET_MAP: model.offset_head}
     context = tf.Variable(decoder.aspp(endpoints["res5"]))
-    decoder.aspp = lambda x, training: tf.convert_to_tensor(context)
+    decoder.aspp = lambda x, **kwargs: tf.convert_to_tensor(context)
     optimizer = tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.PiecewiseConstantDecay([3000], [0.05, 0.005]))
 
     @tf.function
@@ -118,9 +119,57 @@ def test_semantic_segmentation_alone():
     assert list(upsample(outputs, (65, 49))) == [keys.SEMANTIC_LOGITS]
 
 
-def test_refuses_half_of_the_instance_parts():
-    with pytest.raises(ValueError, match="come together or not at all"):
-        _network(center_head=Head(1, 4))
+def test_one_decoder_for_all_heads():
+    whole = next(case for case in conformance.CASES if case.name == "panoptic_deeplab").make()
+    norm = {"momentum": 0.0}
+    heads = {"center_head": Head(1, 4, norm=norm, name="center_head"), "offset_head": Head(2, 4, norm=norm)}
+    model = PanopticDeepLab(whole.backbone, whole.semantic_decoder, whole.semantic_head, **heads)
+    images = 255 * tf.random.uniform([1, 65, 49, 3])
+    outputs = model(images)
+    np.testing.assert_array_equal(outputs[keys.SEMANTIC_LOGITS], whole(images)[keys.SEMANTIC_LOGITS])
+    features = model.semantic_decoder(model.backbone(images / 127.5 - 1))
+    assert_close(outputs[keys.CENTER_HEATMAP], heads["center_head"](features), 1e-6)
+    assert_close(outputs[keys.OFFSET_MAP], heads["offset_head"](features), 1e-6)
+    assert not any("instance_decoder" in weight.name for weight in model.weights)
+
+
+def test_seeds_of_the_two_decoders_differ():
+    seeds = []
+
+    class Recorder(Decoder):
+        def call(self, endpoints, training=False, seed=None, scale=1.0):
+            seeds.append(np.array(seed).tolist())
+            return super().call(endpoints, training=training, seed=seed, scale=scale)
+
+    low_level = [("res2", 4)]
+    whole = next(case for case in conformance.CASES if case.name == "panoptic_deeplab").make()
+    model = PanopticDeepLab(
+        whole.backbone,
+        Recorder("res5", low_level, 8, 8, (1, 2, 3)),
+        Head(5, 8),
+        Recorder("res5", low_level, 8, 8, (1, 2, 3)),
+        Head(1, 4),
+        Head(2, 4),
+    )
+    images = 255 * random_tensor((2, 33, 33, 3))
+    first = model(images, training=True, seed=[1, 2])
+    again = model(images, training=True, seed=[1, 2])
+    other = model(images, training=True, seed=[1, 3])
+    model(images, seed=[1, 2])
+    for key in RAW:
+        np.testing.assert_array_equal(first[key], again[key])
+        assert (first[key] != other[key]).numpy().any()
+    assert seeds[0] != seeds[1]
+    assert seeds[:2] == seeds[2:4]
+    assert seeds[4] not in seeds[:4]
+
+
+@pytest.mark.parametrize(
+    "parts", [{"center_head": Head(1, 4)}, {"offset_head": Head(2, 4)}, {}], ids=["center", "offset", "neither"]
+)
+def test_refuses_half_of_the_instance_parts(parts):
+    with pytest.raises(ValueError, match="come together or not at all, and an instance_decoder needs them"):
+        _network(**parts)
 
 
 def test_grey_is_zero_and_integers_are_taken():

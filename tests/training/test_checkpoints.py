@@ -111,6 +111,55 @@ def test_initial_checkpoint_for_semantic_segmentation_alone(model, saved):
     assert all(_same(other.semantic_head, _values(model.semantic_head)))
 
 
+def test_initial_checkpoint_of_a_classifier_starts_a_backbone(tmp_path):
+    options = config.load(TINY, ["model_options.backbone.name=resnet50"])
+    options.model_options.classification.num_classes = 4
+    classifier, segmentation = builders.build_model(options), _model()
+    for variable in classifier.variables:
+        variable.assign(tf.random.normal(variable.shape))
+    path = checkpoints.Manager(str(tmp_path), {"model": classifier}, tf.Variable(3, dtype=tf.int64), 1).save()
+    fresh = _values(segmentation.semantic_decoder)
+    report = checkpoints.restore_initial(path, segmentation)
+    assert all(_same(segmentation.backbone, _values(classifier.backbone)))
+    assert all(_same(segmentation.semantic_decoder, fresh))
+    assert report.restored == {"backbone": len(classifier.backbone.variables)}
+    assert report.absent["semantic_decoder"] == report.absent["center_head/last"] == "not in the checkpoint"
+    assert report.left == {"of parts that are not restored": 2, "counters": 2}
+    assert "Not restored: offset_head/last (not in the checkpoint)" in str(report)
+
+    options.model_options.classification.num_classes = 7
+    other = builders.build_model(options)
+    with pytest.raises(InputError, match="does not fit this config"):
+        checkpoints.restore_initial(path, other)
+    report = checkpoints.restore_initial(path, other, semantic_last_layer=False)
+    assert report.absent == {"classification_head": "as the config says"}
+    assert all(_same(other.backbone, _values(classifier.backbone)))
+
+
+def test_initial_checkpoint_with_half_a_part(model, tmp_path):
+    decoder = model.semantic_decoder
+    half = tf.train.Checkpoint(aspp=decoder.aspp, projections=decoder.projections)
+    part = tf.train.Checkpoint(backbone=model.backbone, semantic_decoder=half)
+    path = tf.train.Checkpoint(model=part).save(str(tmp_path / "ckpt"))
+    with pytest.raises(
+        InputError, match=r"does not fit this config: it lacks variables, as \S*semantic_decoder/fuse_res3"
+    ):
+        checkpoints.restore_initial(path, _model())
+
+
+def test_initial_checkpoint_with_more_in_a_part(tmp_path):
+    other = _model("model_options.backbone.use_squeeze_and_excite=true")
+    path = checkpoints.Manager(str(tmp_path), {"model": other}, tf.Variable(3, dtype=tf.int64), 1).save()
+    with pytest.raises(InputError, match=r"its backbone has .* variables that the model's has not"):
+        checkpoints.restore_initial(path, _model())
+
+
+def test_initial_checkpoint_of_something_else(tmp_path):
+    path = tf.train.Checkpoint(net=tf.train.Checkpoint(v=tf.Variable(1.0))).save(str(tmp_path / "ckpt"))
+    with pytest.raises(InputError, match=r"neither a checkpoint of this library.*nor of DeepLab2.*under net, save_"):
+        checkpoints.restore_initial(path, _model())
+
+
 def _restore_initial(folder, model):
     checkpoints.restore_initial(folder, model, True, True)
 

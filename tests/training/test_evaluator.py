@@ -8,6 +8,7 @@ import tensorflow as tf
 from deeplab_axial import keys
 from deeplab_axial.data import pipeline, records
 from deeplab_axial.errors import InputError
+from deeplab_axial.postprocessing.multi_scale import PLAIN, MultiScale
 from deeplab_axial.training import evaluator
 
 
@@ -27,9 +28,10 @@ def _truths(source):
 class Oracle:
     """Predicts, image after image, the maps that it is given, at the size of the network's input."""
 
-    def __init__(self, maps, void_id):
+    def __init__(self, maps, void_id, multi_scale):
         self._maps = list(maps)
         self._void_id = void_id
+        self.multi_scale = multi_scale
 
     def predict_padded(self, images, sizes):
         predictions = []
@@ -42,11 +44,11 @@ class Oracle:
         return {keys.PANOPTIC_MAP: tf.constant(np.stack(predictions), tf.int32)}
 
 
-def _evaluate(source, maps, batch_size=2, on_image=None, **image_options):
+def _evaluate(source, maps, batch_size=2, on_image=None, multi_scale=PLAIN, **image_options):
     space = source.info.label_space
     options = pipeline.ImageOptions(**{"crop_size": (49, 65), **image_options})
     dataset = pipeline.evaluation_dataset(source, batch_size, options)
-    oracle = Oracle(maps, space.void_id)
+    oracle = Oracle(maps, space.void_id, multi_scale)
     return evaluator.Evaluator(oracle, space, source.num_records, False).evaluate(dataset, on_image)
 
 
@@ -110,6 +112,16 @@ def test_the_table_has_a_row_for_each_class(source):
     lines = table.splitlines()
     assert [line.split("  ")[0] for line in lines[2:]] == ["all", "things", "stuff", *(c.name for c in space.classes)]
     assert "100.0" in lines[2]
+
+
+def test_the_table_says_what_was_averaged(source):
+    space = source.info.label_space
+    metrics = _evaluate(source, _truths(source).values(), multi_scale=MultiScale((0.5, 1.0), True))
+    assert metrics["inference"] == {"scales": [0.5, 1.0], "flip": True}
+    heading = evaluator.format_metrics(metrics, space).splitlines()[0]
+    assert heading.endswith("; 5 images, mean of scales 0.5, 1, plain and mirrored")
+    metrics = _evaluate(source, _truths(source).values())
+    assert evaluator.format_metrics(metrics, space).splitlines()[0].endswith("; 5 images")
 
 
 def test_scalars_are_named_after_what_they_average(source):

@@ -6,7 +6,6 @@ numbering of DeepLab2, things 1 to 80 and stuff 81 to 133. The ids are made from
 splits of a data set agree.
 """
 
-import colorsys
 import dataclasses
 import io
 import json
@@ -22,7 +21,7 @@ from absl import logging
 from PIL import Image
 
 from deeplab_axial.data import records
-from deeplab_axial.data.label_space import LabelClass, LabelSpace
+from deeplab_axial.data.label_space import LabelClass, LabelSpace, distinct_color
 from deeplab_axial.errors import InputError
 
 _IMAGE_FORMATS = {"JPEG": "jpeg", "PNG": "png"}
@@ -87,9 +86,8 @@ def _read_json(path: str) -> dict:
 
 def _color(category: dict, class_id: int, where: str) -> tuple[int, int, int]:
     color = category.get("color")
-    if color is None:  # hues a golden section apart stay distinct however many there are
-        rgb = colorsys.hsv_to_rgb(class_id * 0.618034 % 1, 0.65, 0.9)
-        return tuple(round(255 * c) for c in rgb)
+    if color is None:
+        return distinct_color(class_id)
     if not isinstance(color, list) or len(color) != 3 or any(type(c) is not int or not 0 <= c <= 255 for c in color):
         raise InputError(f"{where}: 'color' must be 3 integers from 0 to 255. Received: {color!r}. Correct the file.")
     return tuple(color)

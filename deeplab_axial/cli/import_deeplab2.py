@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns a DeepLab2 checkpoint into one of this library.
+
+  deeplab-axial import_deeplab2 --config_file=CONFIG --checkpoint=PREFIX --output_dir=FOLDER
+
+CONFIG is the DeepLab2 textproto that the checkpoint was trained with. FOLDER then serves as --model_dir of `train
+--mode=eval` and `export`, and as model_options.initial_checkpoint. A checkpoint of a pretrained backbone gives the
+backbone alone, for model_options.initial_checkpoint; to start a training, a DeepLab2 checkpoint can also be named there
+directly, without import.
+"""
+
+import os
+import shutil
+import tempfile
+
+import tensorflow as tf
+import tf_keras
+from absl import flags
+
+from deeplab_axial import builders, config
+from deeplab_axial.cli import experiment
+from deeplab_axial.errors import InputError
+from deeplab_axial.importing import deeplab2
+from deeplab_axial.importing.report import Report
+from deeplab_axial.training import checkpoints
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("checkpoint", None, "Prefix of the DeepLab2 checkpoint, or its folder.", required=True)
+flags.DEFINE_string("output_dir", None, "Folder for the checkpoint; must be empty or absent.", required=True)
+flags.declare_key_flag("config_file")
+flags.declare_key_flag("set")
+flags.declare_key_flag("placeholder")
+
+
+def main() -> None:
+    """Imports."""
+    options = experiment.load_config()
+    output_dir = os.path.abspath(FLAGS.output_dir)
+    if os.path.isdir(output_dir) and os.listdir(output_dir):
+        raise InputError(f"--output_dir={output_dir} is not empty. Name a new folder, or remove this one first.")
+    path = checkpoints.latest(FLAGS.checkpoint) if os.path.isdir(FLAGS.checkpoint) else FLAGS.checkpoint
+    if path is None:
+        raise InputError(f"--checkpoint={FLAGS.checkpoint} is a folder without checkpoint. Name a checkpoint's prefix.")
+    model = builders.build_model(options)
+    report = deeplab2.restore(path, model, "--checkpoint", same_function=True)
+    print(report)
+    written = _write(options, model, report, output_dir)
+    print(f"Imported step {report.step or 0}: {written}")
+    if report.absent:
+        print(
+            "It holds a part of the model only: name it in model_options.initial_checkpoint of a training. Evaluation "
+            "and export refuse it."
+        )
+
+
+def _write(options, model: tf_keras.Model, report: Report, output_dir: str) -> str:
+    """Writes the restored parts as checkpoint of their step, and the config; the folder appears complete or not."""
+    parent = os.path.dirname(output_dir)
+    try:
+        os.makedirs(parent, exist_ok=True)
+        partial = tempfile.mkdtemp(prefix=f".{os.path.basename(output_dir)}.", dir=parent)
+    except OSError as error:
+        raise InputError(f"--output_dir={output_dir} cannot be written ({error}). Name another folder.") from error
+    try:
+        os.chmod(partial, 0o755)
+        step = tf.Variable(report.step or 0, dtype=tf.int64)
+        objects = {"model": checkpoints.parts_of(model, report.restored)}
+        written = checkpoints.Manager(partial, objects, step, max_to_keep=1).save()
+        config.save(options, os.path.join(partial, "config.textproto"))
+        os.replace(partial, output_dir)  # over an empty folder, too
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return os.path.join(output_dir, os.path.basename(written))

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What axial attention does between its projection and its output: logits, softmax, retrieval, and logits' moments.
+
+Layout: S rows of the map, each cut into G blocks of Q queries and K keys; N heads of depth d (queries, keys) or e
+(values). Tables hold one vector for every pair of a query and a key of a block.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from deeplab_axial.layers import relative_position
+
+# Finite, so that a query whose keys are all masked (padding) gives numbers, not NaN.
+MASKED = -1e9
+
+
+class Factors(NamedTuple):
+    """What the logits are products of.
+
+    Attributes:
+      q: [S, G, Q, N, d].
+      k: [S, G, K, N, d].
+      tables: "query" [Q, K, d] and "key" [K, d, Q], each only if its term takes part.
+    """
+
+    q: tf.Tensor
+    k: tf.Tensor
+    tables: Mapping[str, tf.Tensor]
+
+
+def attend(
+    factors: Factors,
+    scales: Sequence[tf.Tensor] | None,
+    v: tf.Tensor,
+    value_table: tf.Tensor | None,
+    mask: tf.Tensor | None,
+) -> tf.Tensor:
+    """Softmax attention with position terms.
+
+    Args:
+      factors: of the logits.
+      scales: [N], one factor for each logit term; None: 1.
+      v: [S, G, K, N, e].
+      value_table: [Q, K, e]; None: without the position term of the values.
+      mask: [G, Q, K], keys that a query may see; None: all.
+
+    Returns:
+      [S, G, Q, R, N, e]: the retrieved content and, with a value table, the retrieved positions (R = 1 or 2).
+    """
+    logits = tf.cast(tf.add_n(logit_terms(factors, scales)), tf.float32)
+    if mask is not None:
+        logits += tf.where(mask, 0.0, MASKED)[:, None]
+    weights = tf.cast(tf.nn.softmax(logits), v.dtype)
+    retrieved = [tf.transpose(tf.linalg.matmul(weights, _heads_first(v)), [0, 1, 3, 2, 4])]
+    if value_table is not None:
+        retrieved.append(relative_position.retrieve(weights, value_table))
+    return tf.stack(retrieved, axis=3)
+
+
+def logit_terms(factors: Factors, scales: Sequence[tf.Tensor] | None = None) -> list[tf.Tensor]:
+    """The content term and the position terms of the logits, each [S, G, N, Q, K]; arguments as for `attend`."""
+    q, k, tables = factors
+    scales = list(scales or [])
+
+    def scaled(x):
+        # Queries and keys are smaller than the logits.
+        return x * scales.pop(0)[:, None] if scales else x
+
+    terms = [tf.linalg.matmul(_heads_first(scaled(q)), _heads_first(k), transpose_b=True)]
+    if "query" in tables:
+        terms.append(relative_position.query_logits(scaled(q), tables["query"]))
+    if "key" in tables:
+        terms.append(relative_position.key_logits(scaled(k), tables["key"]))
+    return terms
+
+
+def _heads_first(x: tf.Tensor) -> tf.Tensor:
+    """[S, G, L, N, d] -> [S, G, N, L, d]."""
+    return tf.transpose(x, [0, 1, 3, 2, 4])
+
+
+def moments_in_rows(factors: Factors, mask: tf.Tensor) -> tf.Tensor:
+    """Sums of each logit term and of its square over the pairs that the mask allows: [S, 2, T, N], float32."""
+    allowed = tf.cast(mask, tf.float32)[:, None]
+    terms = [tf.cast(term, tf.float32) * allowed for term in logit_terms(factors)]
+    sums = [tf.stack([tf.reduce_sum(f(x), [1, 3, 4]) for x in terms], axis=1) for f in (tf.identity, tf.square)]
+    return tf.stack(sums, axis=1)
+
+
+def moments_from_factors(factors: Factors) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and mean square of each logit term over all pairs, unmasked, of one block, without forming the logits.
+
+    The sum over all pairs of (a . b)^2 is the inner product of the Gram matrices sum a a^T and sum b b^T: O(L d^2),
+    not O(L^2 d).
+
+    Returns:
+      [T, N] and [T, N], float32.
+    """
+    q, k = (tf.cast(_heads_first(x)[:, 0], tf.float32) for x in (factors.q, factors.k))  # [S, N, L, d]
+    tables = factors.tables
+    shape = tf.shape(q)
+    pairs = tf.cast(shape[0], tf.float32) * tf.square(tf.cast(shape[2], tf.float32))
+    means = [tf.einsum("snd,snd->n", tf.reduce_sum(q, 2), tf.reduce_sum(k, 2))]
+    gram_q, gram_k = tf.linalg.matmul(q, q, transpose_a=True), tf.linalg.matmul(k, k, transpose_a=True)
+    squares = [tf.einsum("snde,snde->n", gram_q, gram_k)]
+    for x, name, to_pairs in ((q, "query", [0, 1, 2]), (k, "key", [0, 2, 1])):
+        if name in tables:
+            table = tf.transpose(tf.cast(tables[name], tf.float32), to_pairs)  # [L, L, d], own position first
+            means.append(tf.einsum("nld,ld->n", tf.reduce_sum(x, 0), tf.reduce_sum(table, 1)))
+            by_position = tf.transpose(x, [1, 2, 0, 3])  # [N, L, S, d]
+            gram_x = tf.linalg.matmul(by_position, by_position, transpose_a=True)  # [N, L, d, d]
+            gram_table = tf.linalg.matmul(table, table, transpose_a=True)  # [L, d, d]
+            squares.append(tf.einsum("nlde,lde->n", gram_x, gram_table))
+    return tf.stack(means) / pairs, tf.stack(squares) / pairs

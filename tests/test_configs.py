@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every shipped config of a published row: it loads, it can be built, and its header says how to use it."""
+
+import functools
+import pathlib
+import re
+
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+
+from deeplab_axial import builders, config
+from deeplab_axial.backbones import presets
+from deeplab_axial.protos import config_pb2, model_pb2
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+BASES = sorted((CONFIGS / "bases").glob("*.textproto"))
+# Our own small trainings, which nobody has published.
+OWN = ("demo/axial_deeplab_tiny.textproto", "coco/sample_overfit.textproto")
+ROWS = {
+    path.relative_to(CONFIGS).as_posix(): path
+    for path in sorted(CONFIGS.rglob("*.textproto"))
+    if path not in BASES and not path.as_posix().endswith(OWN)
+}
+PLACEHOLDERS = {"TRAIN_SET": "train-*.tfrecord", "VAL_SET": "val-*.tfrecord", "INIT_CHECKPOINT": "checkpoint"}
+METRICS = {
+    "pq": "PQ",
+    "pq_things": "PQ things",
+    "pq_stuff": "PQ stuff",
+    "ap": "AP",
+    "miou": "mIoU",
+    "top1": "top-1",
+}
+
+
+@functools.cache
+def _load(name: str) -> config_pb2.ExperimentOptions:
+    return config.load(ROWS[name], backbone_names=presets.NAMES)
+
+
+def _own(path: pathlib.Path) -> config_pb2.ExperimentOptions:
+    """What the file itself says."""
+    return text_format.Parse(path.read_text(), config_pb2.ExperimentOptions())
+
+
+def _header(name: str) -> str:
+    lines = ROWS[name].read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return "\n".join(line.removeprefix("#").strip() for line in lines[:first])
+
+
+def _leaves(message, prefix: str = "") -> dict[str, object]:
+    """All that is set, as dotted path -> value."""
+    found = {}
+    for field, value in message.ListFields():
+        if field.message_type is not None and hasattr(value, "ListFields"):
+            found |= _leaves(value, f"{prefix}{field.name}.") or {f"{prefix}{field.name}": None}
+        else:
+            found[prefix + field.name] = list(map(str, value)) if isinstance(field.default_value, list) else value
+    return found
+
+
+def test_there_are_rows_of_every_data_set():
+    folders = {name.split("/")[0] for name in ROWS}
+    assert folders == {"cityscapes", "coco", "imagenet", "mapillary"}
+    names = [_load(name).experiment_name for name in ROWS]
+    assert names == [name.removesuffix(".textproto").replace("/", "_") for name in ROWS]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_it_is_valid(name):
+    options = _load(name)
+    if options.model_options.HasField("classification"):
+        return
+    config.load(ROWS[name], mode="train_and_eval", backbone_names=presets.NAMES, placeholders=PLACEHOLDERS)
+    # The network sees as many classes as the data set has.
+    classes = {"coco_panoptic": 134, "cityscapes_panoptic": 19, "mapillary_vistas": 66}
+    head = options.model_options.panoptic_deeplab.semantic_head
+    assert head.output_channels == classes[options.train_dataset_options.dataset]
+    assert options.eval_dataset_options.dataset == options.train_dataset_options.dataset
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_its_header_says_how_to_use_it_and_what_to_expect(name):
+    header = _header(name)
+    commands = [line for line in header.splitlines() if line.startswith("deeplab-axial ")]
+    assert f"--config_file=configs/{name}" in commands[0].split()
+    assert commands[0].split()[1] in ("train", "export", "describe")
+    text = " ".join(header.split())
+    assert re.search(r"Expected: .+\. Cost: .+\.", text)
+    published = _load(name).published
+    for field, metric in METRICS.items():
+        if published.HasField(field):
+            assert f"{metric} {getattr(published, field):.1f}" in text.split("Expected: ")[1]
+    assert max(len(line) for line in header.splitlines() if line not in commands) <= 118
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_it_repeats_nothing_of_its_bases(name, tmp_path):
+    own = _own(ROWS[name])
+    assert own.base
+    bases = "\n".join(f'base: "{(ROWS[name].parent / base).resolve()}"' for base in own.base)
+    (tmp_path / "bases.textproto").write_text(bases)
+    inherited = _leaves(config.load(tmp_path / "bases.textproto"))
+    leaves = {path: value for path, value in _leaves(own).items() if not path.startswith("published.")}
+    assert [path for path, value in leaves.items() if path in inherited and inherited[path] == value] == []
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_published_figures_are_its_own(name):
+    published = _load(name).published
+    assert published.source
+    assert published.split
+    assert len(published.input_size) == 2
+    assert _own(ROWS[name]).published == published
+
+
+@pytest.mark.parametrize("path", BASES, ids=lambda path: path.stem)
+def test_bases_publish_nothing_and_are_used(path):
+    assert not _own(path).HasField("published")
+    assert "Not an experiment of its own." in " ".join(path.read_text().replace("#", "").split())
+    assert any((p.parent / base).resolve() == path for p in [*ROWS.values(), *BASES] for base in _own(p).base)
+
+
+@pytest.mark.parametrize(
+    ("single", "multi"),
+    [
+        ("coco/axial_deeplab_l.textproto", "coco/axial_deeplab_l_multi_scale.textproto"),
+        ("mapillary/axial_deeplab_l.textproto", "mapillary/axial_deeplab_l_multi_scale.textproto"),
+    ],
+)
+def test_the_scales_give_the_published_multiply_adds(single, multi):
+    variants = builders.build_multi_scale(_load(multi).evaluator_options)
+    ratio = (2 if variants.flip else 1) * sum(scale**2 for scale in variants.scales)
+    published = _load(multi).published.multiply_adds / _load(single).published.multiply_adds
+    assert ratio == pytest.approx(published, rel=1e-3)
+
+
+def _networks() -> list[str]:
+    """One row of each network."""
+    first = {}
+    for name in ROWS:
+        model = model_pb2.ModelOptions()
+        model.CopyFrom(_load(name).model_options)
+        model.ClearField("initial_checkpoint")
+        model.ClearField("restore_semantic_last_layer_from_initial_checkpoint")
+        first.setdefault(model.SerializeToString(deterministic=True), name)
+    return list(first.values())
+
+
+def _build(name: str) -> None:
+    with tf.Graph().as_default():
+        model = builders.build_symbolic_model(_load(name))
+        assert len(model.trainable_weights) > 100
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cityscapes/resnet50_beta.textproto", "imagenet/axial_resnet_s.textproto"],
+)
+def test_it_can_be_built(name):
+    _build(name)
+
+
+@pytest.mark.slow
+def test_every_network_can_be_built():
+    for name in _networks():
+        _build(name)
