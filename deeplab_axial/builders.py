@@ -26,7 +26,7 @@ from deeplab_axial.protos import config_pb2, dataset_pb2, evaluator_pb2, model_p
 from deeplab_axial.training import addons, optimizers, schedules
 from deeplab_axial.training.loop import LoopOptions
 
-# Momentum of "sgd" (Parmar et al. 2019, the protocol of the paper's ImageNet training).
+# Momentum of "sgd" (Ramachandran et al. 2019, the protocol of the paper's ImageNet training).
 _SGD_MOMENTUM = 0.9
 # Batch normalisation and biases do not decay.
 _NO_DECAY = ["gamma", "beta", "bias"]

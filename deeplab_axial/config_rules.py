@@ -142,8 +142,11 @@ def _check_model(report: _Report, backbone_names: Collection[str] | None, refuse
     backbone = report.get("model_options.backbone.name")
     if backbone_names is not None and backbone not in backbone_names:
         reason = refused_backbones.get(backbone)
-        rule = "has no such backbone" if reason is None else f"is not part of this project: {reason}"
-        report.add("model_options.backbone.name", rule, backbone, nearest(backbone, backbone_names))
+        if reason is None:
+            rule, remedy = "has no such backbone", nearest(backbone, backbone_names)
+        else:  # No slip of the pen, so no guess either.
+            rule, remedy = f"is not part of this project: {reason}", f"Valid names: {', '.join(backbone_names)}"
+        report.add("model_options.backbone.name", rule, backbone, remedy)
     family = report.options.model_options.WhichOneof("meta_architecture")
     path = "model_options.panoptic_deeplab"
     if family is None:

@@ -39,6 +39,9 @@ weights to download.** Parameters (millions) and multiply-adds (billions, of one
 stand as ours / published: ours are counted on the graph that really runs ([what remains between the
 two](multiply_adds.md)).
 
+The ImageNet rows can be built and described, but not trained yet; until they can, the paper's panoptic networks train
+from scratch or from one another, and DeepLab2's from its public checkpoints ([coming from DeepLab2](deeplab2.md)).
+
 Every config opens with its own command. In general:
 
     export TRAIN_SET='records/train-*.tfrecord' VAL_SET='records/val-*.tfrecord' INIT_CHECKPOINT=runs/pretrained/model

@@ -88,6 +88,10 @@ def test_its_header_says_how_to_use_it_and_what_to_expect(name):
     assert f"--config_file=configs/{name}" in commands[0].split()
     assert commands[0].split()[1] in ("train", "export", "describe")
     text = " ".join(header.split())
+    needed = {"train": PLACEHOLDERS, "export": ["VAL_SET"], "describe": []}[commands[0].split()[1]]
+    if "--mode=eval" in commands[0]:
+        needed = ["VAL_SET"]
+    assert [placeholder for placeholder in needed if placeholder not in text] == []
     assert re.search(r"Expected: .+\. Cost: .+\.", text)
     published = _load(name).published
     for field, metric in METRICS.items():

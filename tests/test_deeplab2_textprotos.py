@@ -3,6 +3,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import pytest
 import tensorflow as tf
@@ -12,6 +13,7 @@ from deeplab_axial.backbones import presets
 from deeplab_axial.data import known_label_spaces
 from deeplab_axial.errors import InputError
 
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 FILLED = {"EXPERIMENT_NAME": "a", "INIT_CHECKPOINT": "b", "TRAIN_SET": "t*.tfrecord", "VAL_SET": "v*.tfrecord"}
 AUTOAUGMENT = 'autoaugment_policy_name: "simple_classification_policy_magnitude_scale_0.2"'
 SCALED = 'drop_path_keep_prob: 0.8 drop_path_schedule: "linear"'
@@ -186,6 +188,46 @@ def test_it_loads_unchanged(tmp_path, name):
     assert images.resizes == (experiment.resize > 0)
 
 
+# Experiment -> the config of ours that stands for it.
+SHIPPED = {
+    "cityscapes resnet50_os32": "cityscapes/resnet50",
+    "cityscapes resnet50_beta_os32": "cityscapes/resnet50_beta",
+    **{
+        name: f"cityscapes/{name.removeprefix('cityscapes ').removesuffix('_os16')}"
+        for name in EXPERIMENTS
+        if name.startswith("cityscapes") and name.endswith("_os16")
+    },
+    **{name: name.replace(" ", "/").replace("_os", "_stride") for name in EXPERIMENTS if name.startswith("coco")},
+}
+# What ours leave at the defaults: it changes no weight and no metric.
+_INDIFFERENT = re.compile(
+    r"experiment_name|published\.|eval_dataset_options\.increase_small_instance_weights|"
+    r"evaluator_options\.(continuous_eval_timeout|save_predictions|merge_semantic_and_instance_with_tf_op)"
+)
+
+
+def _values(message, prefix: str = "") -> dict[str, object]:
+    """Dotted path -> value of all fields of the sections that are set, those at their defaults included."""
+    values = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        path = f"{prefix}{field.name}"
+        if hasattr(value, "DESCRIPTOR"):
+            values |= _values(value, f"{path}.") if message.HasField(field.name) else {}
+        elif not _INDIFFERENT.match(path):
+            values[path] = value if isinstance(value, (bool, int, float, str)) else list(map(str, value))
+            if values[path] == ["0"]:  # of min_resize_value: no resizing, as if it were not set
+                values[path] = []
+    return values
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_config_says_the_same(tmp_path, name):
+    filled = {key: value for key, value in FILLED.items() if key != "EXPERIMENT_NAME"}
+    shipped = config.load(CONFIGS / f"{SHIPPED[name]}.textproto", placeholders=filled)
+    assert _values(shipped) == _values(_load(tmp_path, textproto(EXPERIMENTS[name])))
+
+
 def _build(folder: pathlib.Path, experiment: Experiment):
     options = _load(folder, textproto(experiment))
     with tf.Graph().as_default():
@@ -228,6 +270,7 @@ def test_backbones_of_other_projects_are_refused_by_name(tmp_path, backbone):
     rule = f"is not part of this project: {presets.REFUSED[backbone]}"
     assert f'model_options.backbone.name: {rule}. Received: "{backbone}". ' in line
     assert "Valid names: " in line
+    assert "Did you mean" not in line
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,19 @@ def test_the_page_is_up_to_date_but_for_the_counts(zoo):
     assert zoo.page(counts) == text, "run make docs"
 
 
+def test_the_page_on_multiply_adds_has_the_same_counts(zoo):
+    counts = zoo.read_counts(zoo.PAGE.read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "multiply_adds.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "](../configs/" in line]
+    assert len(rows) == 16
+    published = {name: options.published.multiply_adds for name, options in zoo.load_rows().items()}
+    for link, _, paper, _, ours, difference in rows:
+        name = re.search(r"configs/([^)]+)\)", link)[1]
+        assert float(paper) == pytest.approx(published[name])
+        assert ours == counts[name][1]
+        assert difference == f"{float(ours.replace(',', '')) / float(paper) - 1:+.1%}".replace("%", " %")
+
+
 def test_links_lead_somewhere(zoo):
     for page in (zoo.PAGE, ROOT / "docs" / "multiply_adds.md"):
         links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))

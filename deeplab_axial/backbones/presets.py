@@ -8,13 +8,13 @@ max pool, attention strides by subsampling. Networks of DeepLab2 alone have only
 paper alone only "paper".
 
 full_axial_resnet: three axial blocks, the first with stride 2 on the image, instead of the stem, no max pool, and span
-15 everywhere. At 224 x 224 with 1000 classes, S needs 3.08 B multiply-adds (paper: 3.3; its conv-stem S, 2.64 here, is
-2.8 there, as much above) and 11.6 M parameters (paper: 12.5, which is what tables of 509 rows whatever the span give).
+15 everywhere.
 
 local_resnet: the paper's comparison, ResNet-50 with 7 x 7 attention of Ramachandran et al. 2019 (keys and values as
-wide as the 3x3 convolution that they replace), L being its width: 18.1 M parameters (paper: 18.0), 3.48 B multiply-adds
-with the query's position term alone (3.5) and 3.67 B with all three (3.7). local_deeplab has the stem of
-axial_deeplab, for segmentation.
+wide as the 3x3 convolution that they replace), L being its width. local_deeplab has the stem of axial_deeplab, for
+segmentation.
+
+Parameters and multiply-adds beside the paper's: docs/multiply_adds.md.
 """
 
 from typing import Any, NamedTuple
@@ -115,7 +115,8 @@ def backbone_kwargs(
         raise ValueError(f"Unknown flavor. Known: {', '.join(FLAVORS)}. Received: {flavor!r}")
     family, letter = _PRESETS[name]
     if flavor not in family.flavors:
-        raise ValueError(f'{name} exists in the flavor "{family.flavors[0]}" only. Received: {flavor!r}')
+        only = family.flavors[0]
+        raise ValueError(f'flavor must be "{only}", the only one of {name}. Received: "{flavor}". Set flavor: "{only}"')
     paper = flavor == "paper"
     own_width = letter if paper else 1.0
     blocks = WIDE_RESNET41_BLOCKS if family.conv_block == "wide" else RESNET50_BLOCKS

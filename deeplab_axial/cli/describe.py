@@ -45,7 +45,8 @@ def main() -> None:
         model = builders.build_symbolic_model(options)
         parts = describe.describe(model, height, width)
         parameters, multiply_adds = describe.count(model, height, width, variants)
-    print(f"{options.experiment_name}: {backbone.name}, flavor {backbone.flavor!r}, stride {backbone.output_stride}")
+    name = options.experiment_name or FLAGS.config_file
+    print(f"{name}: {backbone.name}, flavor {backbone.flavor!r}, stride {backbone.output_stride}")
     print(f"image: {height} x {width}\n")
     print(describe.table(parts))
     if variants.is_plain and not options.HasField("published"):

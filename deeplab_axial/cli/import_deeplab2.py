@@ -37,6 +37,8 @@ def main() -> None:
     """Imports."""
     options = experiment.load_config()
     output_dir = os.path.abspath(FLAGS.output_dir)
+    if os.path.exists(output_dir) and not os.path.isdir(output_dir):
+        raise InputError(f"--output_dir={output_dir} is a file. Name a folder.")
     if os.path.isdir(output_dir) and os.listdir(output_dir):
         raise InputError(f"--output_dir={output_dir} is not empty. Name a new folder, or remove this one first.")
     path = checkpoints.latest(FLAGS.checkpoint) if os.path.isdir(FLAGS.checkpoint) else FLAGS.checkpoint

@@ -15,6 +15,8 @@ _WHERE_KEYS_DIFFER = (
     (r"/_squeeze_and_excite/", ("backbone.use_squeeze_and_excite",)),
     (r"/_switch/|_global_context/", ("backbone.use_sac_beyond_stride",)),
     (r"_rpe/|/_batch_norm_(qkv|similarity|retrieved_output)/", ("backbone.name", *_ATTENTION)),
+    # A block has a projection on its shortcut where the number of channels changes.
+    (r"^encoder/_stage.*/_shortcut/", ("backbone.name", "backbone.backbone_width_multiplier")),
     (r"^encoder/_stage", ("backbone.name", "backbone.backbone_layer_multiplier")),
     (r"^encoder/", ("backbone.name",)),
     (r"/_aspp/", _ASPP),

@@ -124,7 +124,7 @@ class AxialAttention(attention.PositionSensitiveAttention):
         if "key" in tables:
             tables["key"] = tf.transpose(tables["key"], [1, 2, 0])  # [K, d, Q]
         logits_in_row = self.num_heads * windows.num_blocks * windows.num_queries * windows.num_keys
-        rows_at_once = _at_least_1((self.logits_at_once or _logits_at_once()) // logits_in_row)
+        rows_at_once = row_chunks.rows_within(self.logits_at_once or _logits_at_once(), logits_in_row)
         uses_moments = training and self.use_batch_norm
         moments = self._logit_moments(rows, tables, windows, rows_at_once) if uses_moments else None
 
@@ -230,10 +230,6 @@ def _cut(x: tf.Tensor, before: int, blocks: int | tf.Tensor, size: int) -> tf.Te
     length = x.shape[1] if x.shape[1] is not None else tf.shape(x)[1]
     x = tf.pad(x, [[0, 0], [before * size, (blocks - before) * size - length], [0, 0]])
     return tf.reshape(x, [-1, blocks, size, x.shape[-1]])
-
-
-def _at_least_1(x: int | tf.Tensor) -> int | tf.Tensor:
-    return max(1, x) if isinstance(x, int) else tf.maximum(1, x)
 
 
 def _logits_at_once() -> int:

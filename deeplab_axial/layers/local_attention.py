@@ -97,10 +97,8 @@ class LocalAttention(attention.PositionSensitiveAttention):
         if "key" in tables:
             tables["key"] = tf.transpose(tables["key"], [1, 2, 0])  # [K, d, Q]
         mask = _mask(height, width, self.span)  # [G, Q, K]
-        at_once = (self.logits_at_once or LOGITS_AT_ONCE) // (
-            self.num_heads * rows * columns * 4 * (self.span + 1) ** 2
-        )
-        at_once = max(1, at_once) if isinstance(at_once, int) else tf.maximum(1, at_once)
+        logits_in_image = self.num_heads * rows * columns * 4 * (self.span + 1) ** 2
+        at_once = row_chunks.rows_within(self.logits_at_once or LOGITS_AT_ONCE, logits_in_image)
         uses_moments = training and self.use_batch_norm
         moments = self._logit_moments(images, tables, mask, at_once) if uses_moments else None
         shared = {**tables, **self._scales(moments, qkv.dtype)}

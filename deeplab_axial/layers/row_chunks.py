@@ -10,6 +10,13 @@ Tensors = Mapping[str, tf.Tensor]
 _CHUNKS_AT_ONCE = 2
 
 
+def rows_within(limit: int, row: int | tf.Tensor) -> int | tf.Tensor:
+    """How many rows of a size fit a limit; at least 1."""
+    if isinstance(row, int):
+        return max(1, limit // row)
+    return tf.maximum(1, min(limit, tf.int32.max) // row)
+
+
 def map_rows(
     function: Callable[[Tensors, Tensors], tf.Tensor],
     rows: Tensors,
@@ -47,47 +54,47 @@ def map_rows(
 
     @tf.custom_gradient
     def evaluate(*tensors):
-        whole = [_cut(x, chunks, size) for x in tensors[: len(rows)]]
+        whole = {name: _cut(x, chunks, size) for name, x in zip(rows, tensors)}
         same = dict(zip(shared, tensors[len(rows) :]))
 
-        def chunk(index):
-            return {name: x[index] for name, x in zip(rows, whole)}
-
-        def forward(index):
-            return function(chunk(index), same)
-
-        def backward(index, upstream):
-            here = chunk(index)
-            with tf.GradientTape() as tape:
-                tape.watch([here, same])
-                y = function(here, same)
-            return tape.gradient(
-                y, [*here.values(), *same.values()], output_gradients=upstream, unconnected_gradients="zero"
-            )
-
         def gradient(upstream):
-            upstream = _cut(upstream, chunks, size)
-            arrays = [tf.TensorArray(x.dtype, chunks, element_shape=x.shape[1:]) for x in whole]
-            sums = [tf.zeros(tf.shape(x)) for x in same.values()]
+            of_rows, of_shared = _backward(function, whole, same, _cut(upstream, chunks, size), chunks)
+            return *(_join(x, count) for x in of_rows), *of_shared
 
-            def step(index, arrays, sums):
-                values = backward(index, upstream[index])
-                arrays = [array.write(index, value) for array, value in zip(arrays, values)]
-                return arrays, [a + tf.cast(b, tf.float32) for a, b in zip(sums, values[len(arrays) :])]
-
-            _, arrays, sums = tf.while_loop(
-                lambda i, *_: i < chunks,
-                lambda i, *state: (i + 1, *step(i, *state)),
-                (tf.constant(0), arrays, sums),
-                parallel_iterations=_CHUNKS_AT_ONCE,
-            )
-            of_rows = [_join(array.stack(), count) for array in arrays]
-            return *of_rows, *(tf.cast(a, x.dtype) for a, x in zip(sums, same.values()))
-
-        result = tf.map_fn(forward, tf.range(chunks), fn_output_signature=dtype, parallel_iterations=_CHUNKS_AT_ONCE)
+        result = tf.map_fn(
+            lambda index: function(_chunk(whole, index), same),
+            tf.range(chunks),
+            fn_output_signature=dtype,
+            parallel_iterations=_CHUNKS_AT_ONCE,
+        )
         return _join(result, count), gradient
 
     return evaluate(*rows.values(), *shared.values())
+
+
+def _backward(function, whole: Tensors, same: Tensors, upstream: tf.Tensor, chunks: int | tf.Tensor) -> tuple:
+    """Gradients of the rows, chunk by chunk, and of what they share, summed over the chunks in float32."""
+    arrays = [tf.TensorArray(x.dtype, chunks, element_shape=x.shape[1:]) for x in whole.values()]
+    sums = [tf.zeros(tf.shape(x)) for x in same.values()]
+
+    def step(index, arrays, sums):
+        here = _chunk(whole, index)
+        with tf.GradientTape() as tape:
+            tape.watch([here, same])
+            y = function(here, same)
+        sources = [*here.values(), *same.values()]
+        values = tape.gradient(y, sources, output_gradients=upstream[index], unconnected_gradients="zero")
+        arrays = [array.write(index, value) for array, value in zip(arrays, values)]
+        return index + 1, arrays, [a + tf.cast(b, tf.float32) for a, b in zip(sums, values[len(arrays) :])]
+
+    _, arrays, sums = tf.while_loop(
+        lambda index, *_: index < chunks, step, (tf.constant(0), arrays, sums), parallel_iterations=_CHUNKS_AT_ONCE
+    )
+    return [array.stack() for array in arrays], [tf.cast(a, x.dtype) for a, x in zip(sums, same.values())]
+
+
+def _chunk(whole: Tensors, index: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {name: x[index] for name, x in whole.items()}
 
 
 def _cut(x: tf.Tensor, chunks: int | tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:

@@ -69,9 +69,8 @@ def restore(path: str, objects: Mapping[str, Any], what: str, advice: str = _ADV
         names = {name for name, _ in tf.train.list_variables(path)}
         if not names:  # so TensorFlow takes an .index file
             raise tf.errors.NotFoundError(None, None, "no variables")
-        status = tf.train.Checkpoint(**objects).restore(path)
-        status.assert_existing_objects_matched()
-        status.expect_partial()
+        # Partial: what does not fit is reported here, once.
+        tf.train.Checkpoint(**objects).restore(path).expect_partial().assert_existing_objects_matched()
     except (tf.errors.OpError, OSError, IndexError) as error:  # IndexError: data that is cut short
         raise InputError(
             f"{what}: {path!r} is no readable checkpoint ({_first_line(error)}). Check the path; it names the files "

@@ -61,8 +61,11 @@ def test_the_span_of_a_config_goes_before_that_of_the_preset():
     [
         ('name: "vgg"', r'model_options\.backbone \(name "vgg"\): Unknown backbone\. Known: resnet50, '),
         ('name: "max_deeplab_l_backbone"', r"is not part of this project: it holds a decoder of MaX-DeepLab"),
-        ('name: "swidernet" flavor: "paper"', r'swidernet exists in the flavor "deeplab2" only\. Received: \'paper\''),
-        ('name: "local_resnet_l"', r'local_resnet_l exists in the flavor "paper" only\. Received: \'deeplab2\''),
+        (
+            'name: "swidernet" flavor: "paper"',
+            'flavor must be "deeplab2", the only one of swidernet. Received: "paper"',
+        ),
+        ('name: "local_resnet_l"', 'flavor must be "paper", the only one of local_resnet_l. Received: "deeplab2"'),
         ('name: "axial_resnet_l" backbone_width_multiplier: 0.01', "Widen the layer"),
         ('name: "local_resnet_l" flavor: "paper" attention_span: 0', "span must be odd and at least 3"),
     ],

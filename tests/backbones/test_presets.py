@@ -108,7 +108,7 @@ def test_names():
         for flavor, other in zip(presets.FLAVORS, reversed(presets.FLAVORS)):
             if name.startswith(only[other]):
                 with pytest.raises(
-                    ValueError, match=f'{name} exists in the flavor "{other}" only. Received: .{flavor}'
+                    ValueError, match=f'flavor must be "{other}", the only one of {name}. Received: "{flavor}". Set '
                 ):
                     presets.backbone_kwargs(name, flavor)
             else:

@@ -109,7 +109,9 @@ def test_places_that_will_not_do(deeplab2, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     assert "is not empty" in commands.one_message(_import(deeplab2, tmp_path / "full", FLAVOR))
-    assert "is not empty" not in commands.one_message(_import(deeplab2, tmp_path / "full" / "file" / "x", FLAVOR))
+    assert "is a file. Name a folder" in commands.one_message(_import(deeplab2, tmp_path / "full" / "file", FLAVOR))
+    assert "cannot be written" in commands.one_message(_import(deeplab2, tmp_path / "full" / "file" / "x", FLAVOR))
+    assert (tmp_path / "full" / "file").read_text() == "mine"
     (tmp_path / "none").mkdir()
     assert "is a folder without checkpoint" in commands.one_message(_import(tmp_path / "none", tmp_path / "out"))
     assert "is no readable checkpoint" in commands.one_message(_import(tmp_path / "gone", tmp_path / "out"))
