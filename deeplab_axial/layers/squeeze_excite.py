@@ -17,7 +17,7 @@ class SqueezeExcite(tf_keras.layers.Layer):
     """
 
     def build(self, input_shape):
-        self.conv = tf_keras.layers.Conv2D(input_shape[-1], 1, kernel_initializer="he_normal", name="conv")
+        self.conv = tf_keras.layers.Conv2D(input_shape[-1], 1, kernel_initializer="VarianceScaling", name="conv")
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
