@@ -5,6 +5,8 @@ VENV ?= .venv
 VENV_ADDONS ?= .venv-addons
 VENV_PROTOS ?= .venv-protos
 PY = $(VENV)/bin/python
+# Up to four processes, a file of tests in one of them.
+PARALLEL = -n auto --maxprocesses=4 --dist=loadfile
 # One line a test when output is captured; pip quiet but for errors.
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
@@ -45,7 +47,7 @@ demo: venv  ## Data, training, evaluation, export and report, small; about six m
 	$(VENV)/bin/deeplab-axial demo --output_dir=demo
 
 test: venv  ## Run the fast tests.
-	$(PY) -m pytest -m 'not slow and not addons'
+	$(PY) -m pytest $(PARALLEL) -m 'not slow and not addons'
 
 test-slow: venv  ## Run the tests that take minutes.
 	$(PY) -m pytest -m slow

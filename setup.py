@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 
-TEST = ["pytest>=7.4", "hypothesis>=6.90", "cityscapesscripts>=2.2"]
+TEST = ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.90", "cityscapesscripts>=2.2"]
 
 setup(
     name="deeplab-axial",
