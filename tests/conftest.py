@@ -19,6 +19,14 @@ class SceneRecords(NamedTuple):
     num_val: int
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_in_every_run() -> None:
+    """Seeds Python, NumPy and TensorFlow, which draw the weights of networks, before each test."""
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="session")
 def scene_records(tmp_path_factory) -> SceneRecords:
     """Seven training and five validation scenes, converted to records."""
