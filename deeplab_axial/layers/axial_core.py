@@ -53,7 +53,7 @@ def attend(
     if mask is not None:
         logits += tf.where(mask, 0.0, MASKED)[:, None]
     weights = tf.cast(tf.nn.softmax(logits), v.dtype)
-    retrieved = [tf.transpose(tf.linalg.matmul(weights, _heads_first(v)), [0, 1, 3, 2, 4])]
+    retrieved = [tf.transpose(_products(weights, _heads_first(v)), [0, 1, 3, 2, 4])]
     if value_table is not None:
         retrieved.append(relative_position.retrieve(weights, value_table))
     return tf.stack(retrieved, axis=3)
@@ -68,12 +68,30 @@ def logit_terms(factors: Factors, scales: Sequence[tf.Tensor] | None = None) -> 
         # Queries and keys are smaller than the logits.
         return x * scales.pop(0)[:, None] if scales else x
 
-    terms = [tf.linalg.matmul(_heads_first(scaled(q)), _heads_first(k), transpose_b=True)]
+    terms = [_products(_heads_first(scaled(q)), _heads_first(k), transpose_b=True)]
     if "query" in tables:
         terms.append(relative_position.query_logits(scaled(q), tables["query"]))
     if "key" in tables:
         terms.append(relative_position.key_logits(scaled(k), tables["key"]))
     return terms
+
+
+def _products(a: tf.Tensor, b: tf.Tensor, **transposes: bool) -> tf.Tensor:
+    """Matrix products of the last two axes; the others are the same in both.
+
+    As one batch axis: with several, of which some are 1, TensorFlow 2.21 corrupts memory on CPUs where it broadcasts
+    (tensorflow/tensorflow issue 117700), and this leaves nothing to broadcast.
+    """
+    leading = [s if s is not None else tf.shape(a)[i] for i, s in enumerate(a.shape[:-2])]
+    a, b = (tf.reshape(x, [-1, *_matrix(x)]) for x in (a, b))
+    x = tf.linalg.matmul(a, b, **transposes)
+    return tf.reshape(x, [*leading, *_matrix(x)])
+
+
+def _matrix(x: tf.Tensor) -> list[int | tf.Tensor]:
+    """Sizes of the last two axes."""
+    rank = x.shape.rank
+    return [x.shape[i] if x.shape[i] is not None else tf.shape(x)[i] for i in (rank - 2, rank - 1)]
 
 
 def _heads_first(x: tf.Tensor) -> tf.Tensor:
@@ -103,14 +121,14 @@ def moments_from_factors(factors: Factors) -> tuple[tf.Tensor, tf.Tensor]:
     shape = tf.shape(q)
     pairs = tf.cast(shape[0], tf.float32) * tf.square(tf.cast(shape[2], tf.float32))
     means = [tf.einsum("snd,snd->n", tf.reduce_sum(q, 2), tf.reduce_sum(k, 2))]
-    gram_q, gram_k = tf.linalg.matmul(q, q, transpose_a=True), tf.linalg.matmul(k, k, transpose_a=True)
+    # Einsums: oneDNN's products of a matrix with itself, transposed, corrupt memory in TensorFlow 2.21.
+    gram_q, gram_k = tf.einsum("snld,snle->snde", q, q), tf.einsum("snld,snle->snde", k, k)
     squares = [tf.einsum("snde,snde->n", gram_q, gram_k)]
     for x, name, to_pairs in ((q, "query", [0, 1, 2]), (k, "key", [0, 2, 1])):
         if name in tables:
             table = tf.transpose(tf.cast(tables[name], tf.float32), to_pairs)  # [L, L, d], own position first
             means.append(tf.einsum("nld,ld->n", tf.reduce_sum(x, 0), tf.reduce_sum(table, 1)))
-            by_position = tf.transpose(x, [1, 2, 0, 3])  # [N, L, S, d]
-            gram_x = tf.linalg.matmul(by_position, by_position, transpose_a=True)  # [N, L, d, d]
-            gram_table = tf.linalg.matmul(table, table, transpose_a=True)  # [L, d, d]
+            gram_x = tf.einsum("snld,snle->nlde", x, x)
+            gram_table = tf.einsum("lkd,lke->lde", table, table)
             squares.append(tf.einsum("nlde,lde->n", gram_x, gram_table))
     return tf.stack(means) / pairs, tf.stack(squares) / pairs
