@@ -106,7 +106,7 @@ RANGES: tuple[Range, ...] = (
             "trainer_options.solver_options.lookahead.sync_period",
             "*_dataset_options.batch_size",
             "*_dataset_options.sigma",
-            "*_dataset_options.shuffle_buffer_size",
+            "*_dataset_options.shuffle_buffer_mebibytes",
             "*_dataset_options.augmentations.min_scale_factor",
             "*_dataset_options.augmentations.max_scale_factor",
             "evaluator_options.eval_interval",

@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 ONLY_FOR: dict[str, tuple[str, ...]] = {
     "protos": ("protos", "config", "builders", "cli"),
     "config": ("builders", "cli"),
-    "builders": ("cli",),
+    "builders": ("builders", "cli"),
     "cli": ("cli",),
 }
 FORBIDDEN_OUTSIDE = ("keras", "tensorflow.keras", "tensorflow.python", "tf_keras.src")

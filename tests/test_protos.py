@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from deeplab_axial.protos import config_pb2, dataset_pb2, evaluator_pb2, model_pb2, trainer_pb2
+from deeplab_axial.protos import config_pb2, dataset_pb2, evaluator_pb2, label_space_pb2, model_pb2, trainer_pb2
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = ROOT / "protos"
@@ -17,6 +17,7 @@ MODULES = {
     "config": config_pb2,
     "dataset": dataset_pb2,
     "evaluator": evaluator_pb2,
+    "label_space": label_space_pb2,
     "model": model_pb2,
     "trainer": trainer_pb2,
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from deeplab_axial import keys
-from deeplab_axial.data import autoaugment, records, targets, transforms
+from deeplab_axial.data import autoaugment, dataset_info, records, targets, tfrecord_files, transforms
 from deeplab_axial.data.known_label_spaces import NAMES, known_label_space
 from deeplab_axial.errors import InputError
 
@@ -25,7 +25,7 @@ class Source:
 
     files: tuple[str, ...]
     num_records: int
-    info: records.DatasetInfo
+    info: dataset_info.DatasetInfo
 
     @classmethod
     def open(cls, patterns: Sequence[str], dataset: str = "") -> "Source":
@@ -47,18 +47,18 @@ class Source:
                     "or make the files with `deeplab-axial convert`."
                 )
             files.extend(found)
-        counts = records.check_shards(files)
+        counts = tfrecord_files.check_shards(files)
         if not sum(counts):
             raise InputError(f"The files of {list(patterns)} hold no records. Run `deeplab-axial convert` again.")
         return cls(tuple(files), sum(counts), _dataset_info(dataset, files, counts))
 
 
-def _dataset_info(dataset: str, files: Sequence[str], counts: Sequence[int]) -> records.DatasetInfo:
+def _dataset_info(dataset: str, files: Sequence[str], counts: Sequence[int]) -> dataset_info.DatasetInfo:
     """What `dataset.json` says; without one, what is known of the records that DeepLab2 makes of this data set."""
     folder = os.path.dirname(files[0])
-    path = os.path.join(folder, records.DATASET_FILE)
+    path = os.path.join(folder, dataset_info.DATASET_FILE)
     if tf.io.gfile.exists(path):
-        return records.DatasetInfo.read(folder)
+        return dataset_info.DatasetInfo.read(folder)
     label_space = known_label_space(dataset)
     if label_space is None:
         raise InputError(
@@ -67,8 +67,8 @@ def _dataset_info(dataset: str, files: Sequence[str], counts: Sequence[int]) -> 
             f"Received: {dataset!r}. Known names: {', '.join(NAMES)}."
         )
     sizes = [int(tf.io.gfile.stat(file).length) for file in files]
-    shards = tuple(records.Shard(os.path.basename(file), *rest) for file, *rest in zip(files, counts, sizes))
-    return records.DatasetInfo(label_space, sum(counts), shards, max_height=0, max_width=0)
+    shards = tuple(tfrecord_files.Shard(os.path.basename(file), *rest) for file, *rest in zip(files, counts, sizes))
+    return dataset_info.DatasetInfo(label_space, sum(counts), shards, max_height=0, max_width=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,19 +14,20 @@ _sym_db = _symbol_database.Default()
 
 from deeplab_axial.protos import dataset_pb2 as deeplab__axial_dot_protos_dot_dataset__pb2
 from deeplab_axial.protos import evaluator_pb2 as deeplab__axial_dot_protos_dot_evaluator__pb2
+from deeplab_axial.protos import label_space_pb2 as deeplab__axial_dot_protos_dot_label__space__pb2
 from deeplab_axial.protos import model_pb2 as deeplab__axial_dot_protos_dot_model__pb2
 from deeplab_axial.protos import trainer_pb2 as deeplab__axial_dot_protos_dot_trainer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!deeplab_axial/protos/config.proto\x12\rdeeplab_axial\x1a\"deeplab_axial/protos/dataset.proto\x1a$deeplab_axial/protos/evaluator.proto\x1a deeplab_axial/protos/model.proto\x1a\"deeplab_axial/protos/trainer.proto\"\x91\x03\n\x11\x45xperimentOptions\x12\x17\n\x0f\x65xperiment_name\x18\x01 \x01(\t\x12\x32\n\rmodel_options\x18\x02 \x01(\x0b\x32\x1b.deeplab_axial.ModelOptions\x12\x36\n\x0ftrainer_options\x18\x03 \x01(\x0b\x32\x1d.deeplab_axial.TrainerOptions\x12<\n\x15train_dataset_options\x18\x04 \x01(\x0b\x32\x1d.deeplab_axial.DatasetOptions\x12:\n\x11\x65valuator_options\x18\x05 \x01(\x0b\x32\x1f.deeplab_axial.EvaluatorOptions\x12;\n\x14\x65val_dataset_options\x18\x06 \x01(\x0b\x32\x1d.deeplab_axial.DatasetOptions\x12\x0c\n\x04\x62\x61se\x18\x64 \x03(\t\x12\x32\n\tpublished\x18\x65 \x01(\x0b\x32\x1f.deeplab_axial.PublishedFigures\"\xc9\x01\n\x10PublishedFigures\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x12\n\ninput_size\x18\x03 \x03(\x05\x12\x12\n\nparameters\x18\x04 \x01(\x02\x12\x15\n\rmultiply_adds\x18\x05 \x01(\x02\x12\n\n\x02pq\x18\x06 \x01(\x02\x12\x11\n\tpq_things\x18\x07 \x01(\x02\x12\x10\n\x08pq_stuff\x18\x08 \x01(\x02\x12\n\n\x02\x61p\x18\t \x01(\x02\x12\x0c\n\x04miou\x18\n \x01(\x02\x12\x0c\n\x04top1\x18\x0b \x01(\x02')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!deeplab_axial/protos/config.proto\x12\rdeeplab_axial\x1a\"deeplab_axial/protos/dataset.proto\x1a$deeplab_axial/protos/evaluator.proto\x1a&deeplab_axial/protos/label_space.proto\x1a deeplab_axial/protos/model.proto\x1a\"deeplab_axial/protos/trainer.proto\"\xc8\x03\n\x11\x45xperimentOptions\x12\x17\n\x0f\x65xperiment_name\x18\x01 \x01(\t\x12\x32\n\rmodel_options\x18\x02 \x01(\x0b\x32\x1b.deeplab_axial.ModelOptions\x12\x36\n\x0ftrainer_options\x18\x03 \x01(\x0b\x32\x1d.deeplab_axial.TrainerOptions\x12<\n\x15train_dataset_options\x18\x04 \x01(\x0b\x32\x1d.deeplab_axial.DatasetOptions\x12:\n\x11\x65valuator_options\x18\x05 \x01(\x0b\x32\x1f.deeplab_axial.EvaluatorOptions\x12;\n\x14\x65val_dataset_options\x18\x06 \x01(\x0b\x32\x1d.deeplab_axial.DatasetOptions\x12\x0c\n\x04\x62\x61se\x18\x64 \x03(\t\x12\x32\n\tpublished\x18\x65 \x01(\x0b\x32\x1f.deeplab_axial.PublishedFigures\x12\x35\n\x0blabel_space\x18\x66 \x01(\x0b\x32 .deeplab_axial.LabelSpaceOptions\"\xc9\x01\n\x10PublishedFigures\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x12\n\ninput_size\x18\x03 \x03(\x05\x12\x12\n\nparameters\x18\x04 \x01(\x02\x12\x15\n\rmultiply_adds\x18\x05 \x01(\x02\x12\n\n\x02pq\x18\x06 \x01(\x02\x12\x11\n\tpq_things\x18\x07 \x01(\x02\x12\x10\n\x08pq_stuff\x18\x08 \x01(\x02\x12\n\n\x02\x61p\x18\t \x01(\x02\x12\x0c\n\x04miou\x18\n \x01(\x02\x12\x0c\n\x04top1\x18\x0b \x01(\x02')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'deeplab_axial.protos.config_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_EXPERIMENTOPTIONS']._serialized_start=197
-  _globals['_EXPERIMENTOPTIONS']._serialized_end=598
-  _globals['_PUBLISHEDFIGURES']._serialized_start=601
-  _globals['_PUBLISHEDFIGURES']._serialized_end=802
+  _globals['_EXPERIMENTOPTIONS']._serialized_start=237
+  _globals['_EXPERIMENTOPTIONS']._serialized_end=693
+  _globals['_PUBLISHEDFIGURES']._serialized_start=696
+  _globals['_PUBLISHEDFIGURES']._serialized_end=897
 # @@protoc_insertion_point(module_scope)

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tqdm
 
 from deeplab_axial import keys
-from deeplab_axial.data import records, transforms
+from deeplab_axial.data import dataset_info, records, transforms
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.inference import Predictor
@@ -103,7 +103,7 @@ class Evaluator:
             iou.update(truth // space.label_divisor, panoptic // space.label_divisor, name)
         except ValueError as error:
             raise InputError(
-                f"{error} The ground truth is not of the label space in {records.DATASET_FILE}: convert again."
+                f"{error} The ground truth is not of the label space in {dataset_info.DATASET_FILE}: convert again."
             ) from error
         return ImageResult(name, image[keys.IMAGE].numpy()[:height, :width], truth, panoptic)
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_axial.data import records, scenes
+from deeplab_axial.data import records, scenes, tfrecord_files
 from tests.cli import commands
 from tests.cli.conftest import experiment_flags
 
@@ -157,7 +157,7 @@ def test_a_record_whose_image_does_not_decode(experiment, scene_records, tmp_pat
             example = tf.train.Example.FromString(serialized)
             example.features.feature[records.ENCODED].bytes_list.value[0] = b"\xff\xd8\xff no image"
             broken.append(example.SerializeToString())
-        records.write_shard(tmp_path / "records", file.name, broken)
+        tfrecord_files.write_shard(tmp_path / "records", file.name, broken)
     flags = experiment(
         f"train_dataset_options.file_pattern={tmp_path}/records/*.tfrecord",
         # The error comes with the first step, which a network of convolutions traces sooner.

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_axial import builders, config, export, keys, predict
-from deeplab_axial.data import records
+from deeplab_axial.data import dataset_info
 from deeplab_axial.inference import Predictor
 from deeplab_axial.postprocessing.multi_scale import MultiScale
 from deeplab_axial.training import checkpoints, log
@@ -35,7 +35,7 @@ def test_convert_leaves_records(chain):
     train, val = chain.root / "records" / "train", chain.root / "records" / "val"
     assert len(list(train.glob("coco_panoptic-*-of-00002.tfrecord"))) == 2
     assert len(list(val.glob("scenes-*-of-00005.tfrecord"))) == 5  # never more files than images
-    info = records.DatasetInfo.read(val)
+    info = dataset_info.DatasetInfo.read(val)
     assert (info.num_images, info.max_height, info.max_width) == (5, 48, 64)
     assert "7 images in 2 files" in chain.results["convert train"].out
 
@@ -81,7 +81,7 @@ def test_the_official_tool_agrees_on_what_predict_writes(chain):
     stat = tool.pq_compute_single_core(0, pairs, *folders, categories)
 
     metrics = json.loads((chain.root / "model" / "metrics.json").read_text())["panoptic_quality"]
-    space = records.DatasetInfo.read(chain.root / "records" / "val").label_space
+    space = dataset_info.DatasetInfo.read(chain.root / "records" / "val").label_space
     assert sum(row["tp"] + row["fp"] for row in metrics["per_class"].values()) > 0
     for label in space.classes:
         row, official = metrics["per_class"][str(label.id)], stat[label.category_id]
@@ -149,7 +149,7 @@ def test_a_batch_is_predicted_as_its_images(chain, exported):
 def test_the_export_knows_what_it_is(exported, chain):
     _, metadata = exported
     assert metadata.step == 30
-    assert metadata.label_space == records.DatasetInfo.read(chain.root / "records" / "val").label_space
+    assert metadata.label_space == dataset_info.DatasetInfo.read(chain.root / "records" / "val").label_space
     again = chain.root / "again.textproto"
     again.write_text(metadata.config)
     assert config.load(again).experiment_name == "tiny"

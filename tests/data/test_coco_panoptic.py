@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab_axial.data import records, scenes
+from deeplab_axial.data import dataset_info, records, scenes, tfrecord_files
 from deeplab_axial.data.converters.coco_panoptic import convert
 from deeplab_axial.errors import InputError
 
@@ -58,7 +58,7 @@ def source(clean, tmp_path):
     return Source(root / "train", root / "panoptic_train.json", root / "panoptic_train", tmp_path / "records")
 
 
-def _check_round_trip(source: Source, info: records.DatasetInfo):
+def _check_round_trip(source: Source, info: dataset_info.DatasetInfo):
     """Compares every pixel with a slow, direct reading of the JSON."""
     content = source.load()
     images = {i["id"]: i for i in content["images"]}
@@ -93,10 +93,10 @@ def test_round_trip_of_scenes(source):
     info = source.convert(num_shards=7)
     _check_round_trip(source, info)
     assert (info.num_images, info.max_height, info.max_width) == (40, 48, 64)
-    assert records.DatasetInfo.read(source.output) == info
+    assert dataset_info.DatasetInfo.read(source.output) == info
     files = sorted(f.name for f in source.output.glob("coco_panoptic-*.tfrecord"))
     assert files == [f"coco_panoptic-{i:05d}-of-00007.tfrecord" for i in range(7)] == [s.file for s in info.shards]
-    assert records.check_shards([source.output / f for f in files]) == [s.records for s in info.shards]
+    assert tfrecord_files.check_shards([source.output / f for f in files]) == [s.records for s in info.shards]
     assert [s.bytes for s in info.shards] == [(source.output / f).stat().st_size for f in files]
     assert any(p[records.CROWD_IDS].shape[0] for p in source.records(info).values())
 

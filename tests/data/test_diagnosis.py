@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_axial.data import diagnosis, pipeline, records
+from deeplab_axial.data import diagnosis, pipeline, records, tfrecord_files
 from deeplab_axial.data.targets import TargetOptions
 from deeplab_axial.errors import InputError
 
@@ -24,7 +24,7 @@ def _with_third_record(good, folder, change):
     change(example.features.feature)
     serialized[2] = example.SerializeToString()
     for name, part in (("a", serialized[:2]), ("b", serialized[2:])):
-        records.write_shard(folder, f"{name}.tfrecord", part)
+        tfrecord_files.write_shard(folder, f"{name}.tfrecord", part)
     return pipeline.Source((str(folder / "a.tfrecord"), str(folder / "b.tfrecord")), len(serialized), good.info)
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_axial import keys
-from deeplab_axial.data import known_label_spaces, pipeline, records, targets, transforms
+from deeplab_axial.data import known_label_spaces, pipeline, records, targets, tfrecord_files, transforms
 from deeplab_axial.errors import InputError
 from deeplab_axial.postprocessing.multi_scale import MultiScale
 from deeplab_axial.training.evaluator import Evaluator
@@ -77,7 +77,7 @@ def _write(folder: pathlib.Path, maps: list[np.ndarray]) -> str:
         for key, size in zip((records.HEIGHT, records.WIDTH, records.CHANNELS), image.shape):
             features[key] = tf.train.Feature(int64_list=tf.train.Int64List(value=[size]))
         examples.append(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
-    records.write_shard(folder, "train-00000-of-00001.tfrecord", examples)
+    tfrecord_files.write_shard(folder, "train-00000-of-00001.tfrecord", examples)
     return str(folder / "*.tfrecord")
 
 

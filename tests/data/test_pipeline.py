@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_axial import keys
-from deeplab_axial.data import pipeline, records, targets
+from deeplab_axial.data import pipeline, records, targets, tfrecord_files
 from deeplab_axial.errors import InputError
 
 SMALL = pipeline.ImageOptions(crop_size=(33, 49))
@@ -188,7 +188,7 @@ def test_missing_and_empty_companions(train, tmp_path):
         pipeline.Source.open([str(tmp_path / "*.tfrecord")])
     empty = tmp_path / "empty"
     empty.mkdir()
-    records.write_shard(empty, "a.tfrecord", [])
+    tfrecord_files.write_shard(empty, "a.tfrecord", [])
     with pytest.raises(InputError, match="hold no records"):
         pipeline.Source.open([str(empty / "*.tfrecord")])
 

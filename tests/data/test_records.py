@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplab_axial.data import records
+from deeplab_axial.data import dataset_info, records, tfrecord_files
 from deeplab_axial.data.label_space import LabelClass, LabelSpace
 from deeplab_axial.errors import InputError
 
@@ -19,7 +19,7 @@ def _map(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def _shard(tmp_path, sizes, name="a.tfrecord"):
-    records.write_shard(tmp_path, name, [bytes(n) for n in sizes])
+    tfrecord_files.write_shard(tmp_path, name, [bytes(n) for n in sizes])
     return tmp_path / name
 
 
@@ -142,9 +142,9 @@ def test_example_refuses_disagreeing_arguments():
 
 def test_check_shards_counts_what_tensorflow_reads(tmp_path):
     files = [_shard(tmp_path, sizes, f"{i}.tfrecord") for i, sizes in enumerate([[3, 0, 100_000], [], [1] * 40])]
-    assert records.check_shards(files) == [3, 0, 40]
+    assert tfrecord_files.check_shards(files) == [3, 0, 40]
     assert [sum(1 for _ in tf.data.TFRecordDataset(str(f))) for f in files] == [3, 0, 40]
-    assert records.check_shards([f"file://{files[0]}"]) == [3]
+    assert tfrecord_files.check_shards([f"file://{files[0]}"]) == [3]
 
 
 @pytest.mark.parametrize("keep", [1, 11, 12, 15, 18, 30, 46])
@@ -153,7 +153,7 @@ def test_check_shards_names_file_and_byte_of_a_truncation(tmp_path, keep):
     assert path.stat().st_size == 47
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=rf"a\.tfrecord is cut short.* byte {0 if keep < 19 else 19}[ ,]"):
-        records.check_shards([path])
+        tfrecord_files.check_shards([path])
 
 
 def test_check_shards_refuses_garbage_and_missing_files(tmp_path):
@@ -162,12 +162,12 @@ def test_check_shards_refuses_garbage_and_missing_files(tmp_path):
     data[20] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(InputError, match="bad record header at byte 19"):
-        records.check_shards([path])
+        tfrecord_files.check_shards([path])
     path.write_bytes(b"this is no TFRecord file")
     with pytest.raises(InputError, match="bad record header at byte 0"):
-        records.check_shards([path])
+        tfrecord_files.check_shards([path])
     with pytest.raises(InputError, match=r"gone\.tfrecord cannot be read"):
-        records.check_shards([tmp_path / "gone.tfrecord"])
+        tfrecord_files.check_shards([tmp_path / "gone.tfrecord"])
 
 
 def test_a_shard_is_complete_or_absent(tmp_path):
@@ -177,9 +177,9 @@ def test_a_shard_is_complete_or_absent(tmp_path):
         raise InputError("stop")
 
     with pytest.raises(InputError, match="stop"):
-        records.write_shard(tmp_path, "a.tfrecord", broken())
+        tfrecord_files.write_shard(tmp_path, "a.tfrecord", broken())
     assert list(tmp_path.iterdir()) == []
-    shard = records.write_shard(tmp_path, "a.tfrecord", [b"one", b"two"])
+    shard = tfrecord_files.write_shard(tmp_path, "a.tfrecord", [b"one", b"two"])
     assert shard == ("a.tfrecord", 2, (tmp_path / "a.tfrecord").stat().st_size)
     assert [f.name for f in tmp_path.iterdir()] == ["a.tfrecord"]
 
@@ -187,12 +187,14 @@ def test_a_shard_is_complete_or_absent(tmp_path):
 @pytest.fixture
 def info():
     space = LabelSpace("toy", (LabelClass(1, "ball", True, (1, 2, 3), 17),), 2, 0, 256)
-    return records.DatasetInfo(space, 5, (records.Shard("a", 3, 90), records.Shard("b", 2, 60)), 48, 64, {0: 7, 1: 9})
+    return dataset_info.DatasetInfo(
+        space, 5, (tfrecord_files.Shard("a", 3, 90), tfrecord_files.Shard("b", 2, 60)), 48, 64, {0: 7, 1: 9}
+    )
 
 
 def test_dataset_info_round_trip(tmp_path, info):
     info.write(tmp_path)
-    assert records.DatasetInfo.read(tmp_path) == info
+    assert dataset_info.DatasetInfo.read(tmp_path) == info
     assert [f.name for f in tmp_path.iterdir()] == ["dataset.json"]
 
 
@@ -206,9 +208,9 @@ def test_a_damaged_dataset_info_names_the_remedy(tmp_path, info, damage):
         damage = json.dumps(content)
     path.write_text(damage)
     with pytest.raises(InputError, match=r"dataset\.json is damaged.*deeplab-axial convert"):
-        records.DatasetInfo.read(tmp_path)
+        dataset_info.DatasetInfo.read(tmp_path)
 
 
 def test_a_missing_dataset_info_names_the_remedy(tmp_path):
     with pytest.raises(InputError, match=r"dataset\.json cannot be read.*deeplab-axial convert"):
-        records.DatasetInfo.read(tmp_path)
+        dataset_info.DatasetInfo.read(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_axial import keys
-from deeplab_axial.data import pipeline, records
+from deeplab_axial.data import pipeline, records, tfrecord_files
 from deeplab_axial.errors import InputError
 from deeplab_axial.postprocessing.multi_scale import PLAIN, MultiScale
 from deeplab_axial.training import evaluator
@@ -89,7 +89,9 @@ def test_a_resized_image_is_measured_at_its_own_size(source):
 
 def test_a_split_without_ground_truth(source, tmp_path):
     image = tf.io.encode_jpeg(np.zeros([48, 64, 3], np.uint8)).numpy()
-    shard = records.write_shard(tmp_path, "x.tfrecord", [records.encode_example(image, "jpeg", "a.jpg", 48, 64, None)])
+    shard = tfrecord_files.write_shard(
+        tmp_path, "x.tfrecord", [records.encode_example(image, "jpeg", "a.jpg", 48, 64, None)]
+    )
     bare = pipeline.Source((str(tmp_path / shard.file),), 1, source.info)
     with pytest.raises(InputError, match=r"Image 'a\.jpg' has no ground truth: evaluate on a split that has"):
         _evaluate(bare, [np.zeros([48, 64], np.int32)], 1)
@@ -98,7 +100,9 @@ def test_a_split_without_ground_truth(source, tmp_path):
 def test_ground_truth_of_another_label_space(source, tmp_path):
     image = tf.io.encode_jpeg(np.zeros([48, 64, 3], np.uint8)).numpy()
     truth = np.full([48, 64], 200 * 256, np.int32)
-    shard = records.write_shard(tmp_path, "x.tfrecord", [records.encode_example(image, "jpeg", "a.jpg", 48, 64, truth)])
+    shard = tfrecord_files.write_shard(
+        tmp_path, "x.tfrecord", [records.encode_example(image, "jpeg", "a.jpg", 48, 64, truth)]
+    )
     other = pipeline.Source((str(tmp_path / shard.file),), 1, source.info)
     with pytest.raises(InputError, match=r"a\.jpg.*dataset\.json: convert again"):
         _evaluate(other, [np.zeros([48, 64], np.int32)], 1)

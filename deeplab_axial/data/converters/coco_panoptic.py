@@ -20,7 +20,7 @@ import tqdm
 from absl import logging
 from PIL import Image
 
-from deeplab_axial.data import records
+from deeplab_axial.data import dataset_info, records, tfrecord_files
 from deeplab_axial.data.label_space import LabelClass, LabelSpace, distinct_color
 from deeplab_axial.errors import InputError
 
@@ -283,14 +283,14 @@ def _encode(items: list[_Item], divisor: int, totals: _Totals, progress: tqdm.tq
 
 def _prepare_output(output_dir: str):
     """Makes the folder, proves that it can be written and takes away the mark of an earlier, complete conversion."""
-    probe = os.path.join(output_dir, f"{records.DATASET_FILE}.partial")
+    probe = os.path.join(output_dir, f"{dataset_info.DATASET_FILE}.partial")
     try:
         tf.io.gfile.makedirs(output_dir)
         with tf.io.gfile.GFile(probe, "w") as file:
             file.write("")
         tf.io.gfile.remove(probe)
-        if tf.io.gfile.exists(os.path.join(output_dir, records.DATASET_FILE)):
-            tf.io.gfile.remove(os.path.join(output_dir, records.DATASET_FILE))
+        if tf.io.gfile.exists(os.path.join(output_dir, dataset_info.DATASET_FILE)):
+            tf.io.gfile.remove(os.path.join(output_dir, dataset_info.DATASET_FILE))
     except (tf.errors.OpError, OSError) as error:
         raise InputError(
             f"--output_dir must be a folder that can be written. Received: {output_dir} ({error}). Name another."
@@ -305,7 +305,7 @@ def convert(
     num_shards: int = 16,
     label_divisor: int = 256,
     name: str = "coco_panoptic",
-) -> records.DatasetInfo:
+) -> dataset_info.DatasetInfo:
     """Converts one split.
 
     Writes `<name>-00000-of-00016.tfrecord` ... (glob `<name>-*.tfrecord`) and, at last, `dataset.json`, which marks the
@@ -350,11 +350,11 @@ def convert(
         for k in range(num_shards):
             examples = _encode(items[k::num_shards], label_divisor, totals, progress)
             file = f"{name}-{k:05d}-of-{num_shards:05d}.tfrecord"
-            shards.append(records.write_shard(output_dir, file, examples))
+            shards.append(tfrecord_files.write_shard(output_dir, file, examples))
     for path in tf.io.gfile.glob(os.path.join(output_dir, f"{name}-?????-of-?????.tfrecord")):
         if os.path.basename(path) not in {shard.file for shard in shards}:
             tf.io.gfile.remove(path)
-    info = records.DatasetInfo(
+    info = dataset_info.DatasetInfo(
         label_space=space,
         num_images=len(items),
         shards=tuple(shards),

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From config messages to objects: the only bridge between the two."""
+
+from deeplab_axial.builders.data import (
+    build_evaluation_dataset,
+    build_image_options,
+    build_training_dataset,
+    open_source,
+)
+from deeplab_axial.builders.inference import (
+    build_multi_scale,
+    build_postprocessor,
+    build_predictor,
+)
+from deeplab_axial.builders.model import (
+    build_backbone,
+    build_model,
+    build_symbolic_model,
+)
+from deeplab_axial.builders.training import (
+    build_loop_options,
+    build_loss,
+    build_optimizer,
+    build_strategy,
+    set_precision_and_seed,
+)
+
+__all__ = [
+    "build_backbone",
+    "build_evaluation_dataset",
+    "build_image_options",
+    "build_loop_options",
+    "build_loss",
+    "build_model",
+    "build_multi_scale",
+    "build_optimizer",
+    "build_postprocessor",
+    "build_predictor",
+    "build_strategy",
+    "build_symbolic_model",
+    "build_training_dataset",
+    "open_source",
+    "set_precision_and_seed",
+]
