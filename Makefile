@@ -66,6 +66,8 @@ format: venv  ## Format the code and mend what ruff can.
 bench: venv  ## Measure; results go to benchmarks/results.
 	$(PY) benchmarks/axial_attention.py
 	$(PY) benchmarks/network.py
+	$(PY) benchmarks/postprocessing.py
+	$(PY) benchmarks/input_pipeline.py
 
 clean:  ## Remove environments, caches and what the demo made.
 	rm -rf $(VENV) $(VENV_ADDONS) $(VENV_PROTOS) demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 
-TEST = ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.90", "cityscapesscripts>=2.2"]
+TEST = ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.90", "cityscapesscripts>=2.2", "hotcoco>=1.3"]
+VIDEO = ["imageio-ffmpeg>=0.6"]
 
 setup(
     name="deeplab-axial",
@@ -17,7 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["deeplab_axial", "deeplab_axial.*"]),
-    package_data={"deeplab_axial": ["protos/*.pyi", "templates/*.html"]},
+    package_data={"deeplab_axial": ["protos/*.pyi", "templates/*.html", "label_spaces/*.textproto"]},
     python_requires=">=3.10",
     install_requires=[
         "absl-py>=1.4",
@@ -26,14 +27,16 @@ setup(
         "numpy>=1.26",
         "pillow>=10.1",
         "protobuf>=4.25",
+        "pycocotools>=2.0.7",
         "tensorboard>=2.15",
         "tensorflow>=2.15.1,<2.22",
         "tf-keras>=2.15.1,<2.22",
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": TEST,
-        "dev": [*TEST, "ruff>=0.15,<0.18"],
+        "video": VIDEO,
+        "test": [*TEST, *VIDEO],
+        "dev": [*TEST, *VIDEO, "ruff>=0.15,<0.18"],
         # tensorflow-addons reached its end of life in 2024 and needs TensorFlow < 2.16 and Python < 3.12.
         "addons": ["tensorflow-addons==0.23.0", "tensorflow==2.15.1", "tf-keras==2.15.1"],
     },

@@ -38,12 +38,12 @@ def measure(function: Callable[[], Any], multiply_adds: float, rounds: int) -> d
     """
     matrix = tf.random.normal([MATRIX_SIZE, MATRIX_SIZE])
     product = tf.function(lambda: tf.reduce_sum(tf.linalg.matmul(matrix, matrix)), autograph=False)
-    _seconds(product), _seconds(product)
-    before = _resident()
-    _seconds(function), _seconds(function)
+    seconds(product), seconds(product)
+    before = resident()
+    seconds(function), seconds(function)
     times, rates, shares = [], [], []
     for _ in range(rounds):
-        first, middle, last = _seconds(product), _seconds(function), _seconds(product)
+        first, middle, last = seconds(product), seconds(function), seconds(product)
         times.append(middle)
         rates += [MATRIX_SIZE**3 / first, MATRIX_SIZE**3 / last]
         shares.append(multiply_adds / middle / (2 * MATRIX_SIZE**3 / (first + last)))
@@ -56,18 +56,32 @@ def measure(function: Callable[[], Any], multiply_adds: float, rounds: int) -> d
     }
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def seconds(function: Callable[[], Any]) -> float:
+    """What a call of the function takes until its tensors can be read."""
     started = time.perf_counter()
     tf.nest.map_structure(lambda t: t.numpy(), function())
     return time.perf_counter() - started
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of memory that the process holds."""
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def run_cases(script: str, cases: Sequence[Mapping[str, Any]], arguments: Sequence[str], output: str) -> None:
+def show_share(row: Mapping[str, Any]) -> str:
+    """What `measure` measured, in a line."""
+    return (
+        f"{1000 * row['seconds']:9.1f} ms {row['share_of_gemm_rate']:7.1%} of the GEMM rate {row['peak_gib']:6.2f} GiB"
+    )
+
+
+def run_cases(
+    script: str,
+    cases: Sequence[Mapping[str, Any]],
+    arguments: Sequence[str],
+    output: str,
+    show: Callable[[Mapping[str, Any]], str] = show_share,
+) -> None:
     """Runs a benchmark's script once for each case and writes what they measure as a table.
 
     Args:
@@ -75,6 +89,7 @@ def run_cases(script: str, cases: Sequence[Mapping[str, Any]], arguments: Sequen
       cases: what to measure.
       arguments: further flags for the script.
       output: name of the table, without folder and device.
+      show: row of the table -> what to print of it.
     """
     device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
     path = pathlib.Path(script).parent / "results" / f"{output}-{device}.csv"
@@ -87,11 +102,7 @@ def run_cases(script: str, cases: Sequence[Mapping[str, Any]], arguments: Sequen
         row = {**case, **json.loads(result.stdout.splitlines()[-1])}
         rows.append(row)
         what = "  ".join(f"{value}" for value in case.values())
-        print(
-            f"{what:64} {1000 * row['seconds']:9.1f} ms {row['share_of_gemm_rate']:7.1%} of the GEMM rate "
-            f"{row['peak_gib']:6.2f} GiB",
-            flush=True,
-        )
+        print(f"{what:64} {show(row)}", flush=True)
     environment = f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores"
     path.parent.mkdir(exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:

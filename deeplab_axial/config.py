@@ -16,12 +16,12 @@ from typing import Any
 from google.protobuf import text_format
 
 from deeplab_axial import config_placeholders, files
-from deeplab_axial.config_rules import MODES, nearest, validate
+from deeplab_axial.config_rules import MODES, label_space_problems, nearest, validate
 from deeplab_axial.config_tables import REFUSED_PATHS
 from deeplab_axial.errors import InputError
-from deeplab_axial.protos import config_pb2
+from deeplab_axial.protos import config_pb2, label_space_pb2
 
-__all__ = ["MODES", "load", "save", "to_text", "validate"]
+__all__ = ["MODES", "load", "load_label_space", "save", "to_text", "validate"]
 
 _TOKEN = re.compile(
     r"""(?P<skip>\s+|\#[^\n]*)
@@ -85,6 +85,20 @@ def load(
     if problems:
         raise InputError("\n".join(problems))
     return options
+
+
+def load_label_space(path: str | os.PathLike) -> label_space_pb2.LabelSpaceOptions:
+    """Reads the section `label_space` of a config, which needs no other section, and of what it starts from.
+
+    Raises:
+      InputError: a file is missing or broken, or the section is not valid; lists every problem, one a line.
+    """
+    problems: list[str] = []
+    options = _read(pathlib.Path(path), (), problems)
+    problems += label_space_problems(options, str(path))
+    if problems:
+        raise InputError("\n".join(problems))
+    return options.label_space
 
 
 def to_text(options: config_pb2.ExperimentOptions) -> str:

@@ -8,13 +8,15 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from deeplab_axial import config_placeholders
+from deeplab_axial import config_label_space, config_placeholders
 from deeplab_axial.config_tables import (
     ADDONS_OPTIMIZER,
     CHOICES,
+    CLASSIFICATION_AUGMENTATIONS,
     LOSSES,
     RANGES,
     REFUSED_PATHS,
+    SEGMENTATION_AUGMENTATIONS,
     expand,
 )
 
@@ -58,10 +60,21 @@ def validate(
         report.add("model_options.classification", rule, section, "Describe the model, or choose panoptic_deeplab")
         mode = None
     _check_training(report, mode)
+    _check_label_space(report)
     for split in ("train", "eval"):
         _check_dataset(report, f"{split}_dataset_options", needed=mode is not None and split in mode)
+    _check_eval_scales(report)
     _check_placeholders(report, mode)
     return list(dict.fromkeys(report.problems))
+
+
+def label_space_problems(options: Any, source: str) -> list[str]:
+    """What `validate` finds in the section `label_space` of an ExperimentOptions message, which must be set."""
+    report = _Report(options, source)
+    if not report.has("label_space"):
+        report.add("label_space", "must be set", None, 'Add a section, as label_space { name: "mine" label_class ... }')
+    _check_label_space(report)
+    return report.problems
 
 
 class _Report:
@@ -231,6 +244,12 @@ def _check_training(report: _Report, mode: str | None) -> None:
             report.add(loss, "must be set to train", None, "Add the section (an empty one takes the defaults)")
 
 
+def _check_label_space(report: _Report) -> None:
+    if report.has("label_space"):
+        for path, rule, received, remedy in config_label_space.find_problems(report.get("label_space")):
+            report.add(f"label_space.{path}", rule, received, remedy)
+
+
 def _check_dataset(report: _Report, path: str, needed: bool) -> None:
     """Checks the data of one split; what is not there is a problem only if it is needed."""
     if not report.has(path):
@@ -247,10 +266,28 @@ def _check_dataset(report: _Report, path: str, needed: bool) -> None:
         if len(values) > 2 or any(v < 0 for v in values):
             rule = "must have at most two values, each 0 or more"
             report.add(f"{path}.{name}", rule, values, "Give one value, or height and width, or 0 to keep the size")
-    low, high = dataset.augmentations.min_scale_factor, dataset.augmentations.max_scale_factor
-    if low > high:
-        rule = f"must be at most max_scale_factor ({_show(high)})"
-        report.add(f"{path}.augmentations.min_scale_factor", rule, low, "Swap or correct the two")
+    address = dataset.data_service_address
+    if path.startswith("train") and address and not re.fullmatch(r"grpc://[^\s/]+:\d{1,5}", address):
+        remedy = "Write it as grpc://10.0.0.2:5000, or leave it out"
+        report.add(f"{path}.data_service_address", "must be grpc://host:port", address, remedy)
+    _check_augmentations(report, f"{path}.augmentations")
+
+
+def _check_augmentations(report: _Report, path: str) -> None:
+    """Checks what one field of a table cannot tell: pairs of limits, and fields that the model has no use for."""
+    for limits in ("{}_scale_factor", "inception_crop.{}_area", "inception_crop.{}_aspect_ratio"):
+        name, largest = f"{path}.{limits.format('min')}", limits.format("max")
+        low, high = report.get(name), report.get(f"{path}.{largest}")
+        if low > high:
+            report.add(name, f"must be at most {largest} ({_show(high)})", low, "Swap or correct the two")
+    is_classification = report.get("model_options").HasField("classification")
+    idle = SEGMENTATION_AUGMENTATIONS if is_classification else CLASSIFICATION_AUGMENTATIONS
+    for name in idle:
+        message, field = report.find(f"{path}.{name}")
+        value = getattr(message, name)
+        if message.HasField(name) and (field.message_type is not None or value != field.default_value):
+            rule = f"is not for {'classification' if is_classification else 'segmentation'}"
+            report.add(f"{path}.{name}", rule, value, _refusal_remedy(f"{path}.{name}", field))
 
 
 def _check_crop(report: _Report, path: str, crop: list[int]) -> None:
@@ -267,6 +304,24 @@ def _check_crop(report: _Report, path: str, crop: list[int]) -> None:
     rule = f"each side must be output_stride * k + 1 with output_stride {stride}"
     near = " or ".join(dict.fromkeys(f"{h} x {w}" for h, w in (below, above) if min(h, w) > 1))
     return report.add(path, rule, crop, f"The nearest sizes are {near}")
+
+
+def _check_eval_scales(report: _Report) -> None:
+    """Refuses scales that leave less of an image than one position of the network's output and its neighbour."""
+    crop = list(report.get("eval_dataset_options.crop_size"))
+    stride = report.get("model_options.backbone.output_stride")
+    scales = list(report.get("evaluator_options.eval_scales"))
+    if len(crop) != 2 or min(crop) <= stride or stride <= 0:
+        return  # reported by itself
+    least = stride / (min(crop) - 1)
+    # Fields are float32. What is not in the table's range is reported there.
+    if any(0 < scale < least * (1 - 1e-6) for scale in scales):
+        rule = (
+            f"each must leave more than output_stride ({stride}) pixels of either side of "
+            f"eval_dataset_options.crop_size ({crop[0]} x {crop[1]})"
+        )
+        remedy = f"Give scales of {math.ceil(1000 * least) / 1000:g} or more, or a larger crop_size"
+        report.add("evaluator_options.eval_scales", rule, scales, remedy)
 
 
 def _check_placeholders(report: _Report, mode: str | None) -> None:

@@ -40,10 +40,8 @@ REFUSED: dict[str, str] = {
     "*_dataset_options.use_next_frame": _VIDEO,
     "*_dataset_options.cameras_to_use": _VIDEO,
     "*_dataset_options.thing_id_mask_annotations": _MAX,
-    "*_dataset_options.decode_groundtruth_label": _LATER,
-    "*_dataset_options.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale": _LATER,
+    "eval_dataset_options.data_service_address": "is of no use: evaluation takes its images in order",
     "evaluator_options.save_raw_predictions": _LATER,
-    "evaluator_options.detailed_ap_metrics": _LATER,
     "evaluator_options.transformer_class_confidence_threshold": _MAX,
     "evaluator_options.pixel_confidence_threshold": _MAX,
     "evaluator_options.transformer_post_processing": _MAX,
@@ -53,11 +51,16 @@ REFUSED: dict[str, str] = {
 # Stands for any optimizer of tensorflow-addons.
 ADDONS_OPTIMIZER = "tfa.<ClassName>"
 _CONV_TYPES = ("depthwise_separable_conv",)
+_AUGMENTATIONS = "*_dataset_options.augmentations"
+_COPY_PASTE = f"{_AUGMENTATIONS}.panoptic_copy_paste.panoptic_copy_paste"
+_PHOTOMETRIC = f"{_AUGMENTATIONS}.photometric_distortion"
 CHOICES: dict[str, Sequence[str]] = {
     "*_dataset_options.augmentations.autoaugment_policy_name": (
         "simple_classification_policy",
         "simple_classification_policy_magnitude_scale_0.2",
     ),
+    **{f"{_COPY_PASTE}_{kind}_option": ("random", "none", "all") for kind in ("thing", "stuff", "void")},
+    "evaluator_options.instance_ap": ("coco", "cityscapes", "none"),
     "model_options.backbone.drop_path_schedule": ("constant", "linear"),
     "model_options.backbone.flavor": ("deeplab2", "paper"),
     "model_options.decoder.decoder_conv_type": _CONV_TYPES,
@@ -109,6 +112,9 @@ RANGES: tuple[Range, ...] = (
             "*_dataset_options.shuffle_buffer_mebibytes",
             "*_dataset_options.augmentations.min_scale_factor",
             "*_dataset_options.augmentations.max_scale_factor",
+            f"{_AUGMENTATIONS}.inception_crop.min_aspect_ratio",
+            f"{_AUGMENTATIONS}.inception_crop.max_aspect_ratio",
+            f"{_AUGMENTATIONS}.rand_augment.num_layers",
             "evaluator_options.eval_interval",
             "evaluator_options.keep_k_centers",
         ),
@@ -127,6 +133,9 @@ RANGES: tuple[Range, ...] = (
             "*_dataset_options.small_instance_threshold",
             "*_dataset_options.small_instance_weight",
             "*_dataset_options.augmentations.scale_factor_step_size",
+            f"{_COPY_PASTE}_scale",
+            f"{_PHOTOMETRIC}.brightness_delta",
+            f"{_PHOTOMETRIC}.hue_delta",
             "evaluator_options.stuff_area_limit",
             "evaluator_options.thing_area_limit",
             "evaluator_options.num_vis_samples",
@@ -139,9 +148,18 @@ RANGES: tuple[Range, ...] = (
             *(f"{loss}.top_k_percent" for loss in LOSSES),
             "model_options.backbone.drop_path_keep_prob",
             "trainer_options.solver_options.lookahead.slow_step_size",
+            f"{_AUGMENTATIONS}.inception_crop.min_area",
+            f"{_AUGMENTATIONS}.inception_crop.max_area",
         ),
     ),
+    # Factors are 1 - x to 1 + x, and none may be negative.
+    Range(
+        "must lie in [0, 1]",
+        lambda v: 0 <= v <= 1,
+        (f"{_PHOTOMETRIC}.contrast_range", f"{_PHOTOMETRIC}.saturation_range"),
+    ),
     Range("must lie in [0, 1)", lambda v: 0 <= v < 1, ("trainer_options.solver_options.batchnorm_momentum",)),
+    Range("must lie in [0, 10]", lambda v: 0 <= v <= 10, (f"{_AUGMENTATIONS}.rand_augment.magnitude",)),
     # More would be a slip of the pen, and more memory than there is.
     Range("must lie in (0, 10]", lambda v: 0 < v <= 10, ("evaluator_options.eval_scales",)),
     Range(
@@ -157,6 +175,17 @@ RANGES: tuple[Range, ...] = (
         ("model_options.backbone.attention_span",),
     ),
     Range("must be 8, 16 or 32", lambda v: v in (8, 16, 32), ("model_options.backbone.output_stride",)),
+)
+
+# Fields of `augmentations` that only one kind of model has a use for.
+CLASSIFICATION_AUGMENTATIONS = ("inception_crop", "rand_augment")
+SEGMENTATION_AUGMENTATIONS = (
+    "min_scale_factor",
+    "max_scale_factor",
+    "scale_factor_step_size",
+    "autoaugment_policy_name",
+    "panoptic_copy_paste",
+    "photometric_distortion",
 )
 
 

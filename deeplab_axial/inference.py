@@ -7,11 +7,13 @@ import tf_keras
 from deeplab_axial import keys
 from deeplab_axial.data import transforms
 from deeplab_axial.data.pipeline import ImageOptions
+from deeplab_axial.layers import resize
 from deeplab_axial.models import panoptic_deeplab
 from deeplab_axial.postprocessing.multi_scale import PLAIN, MultiScale
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
 
 _MAPS = (keys.SEMANTIC_MAP, keys.INSTANCE_MAP, keys.PANOPTIC_MAP)
+_HEADS = (keys.CENTER_HEATMAP, keys.OFFSET_MAP)
 
 
 class Predictor:
@@ -39,25 +41,55 @@ class Predictor:
         self.image_options = image_options
         self.multi_scale = multi_scale
 
-    def predict_padded(self, images: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
+    def predict_padded(self, images: tf.Tensor, sizes: tf.Tensor, with_heads: bool = False) -> dict[str, tf.Tensor]:
         """Predictions for images that are already resized and padded.
 
         Args:
           images: [B, H, W, 3], 0 to 255.
           sizes: [B, 2] int32, (height, width) without the padding.
+          with_heads: adds what the instance heads say, if the network has them.
 
         Returns:
-          The prediction entries of keys.TABLE, at H x W.
+          The prediction entries of keys.TABLE, at H x W; keys.CENTER_HEATMAP and keys.OFFSET_MAP, too, if asked for.
         """
-        size = images.shape[1:3] if images.shape[1:3].is_fully_defined() else tf.shape(images)[1:3]
-        size = size if tf.is_tensor(size) else tuple(size)
+        size = _size(images)
         if self.multi_scale.is_plain:
             # Without probabilities: the largest logit has the largest probability.
-            return self.postprocessor(panoptic_deeplab.upsample(self._network(images, 1.0), size), sizes)
-        return self.postprocessor(self.multi_scale(images, size, self._network, panoptic_deeplab.upsample), sizes)
+            outputs = panoptic_deeplab.upsample(self._network(images, 1.0), size)
+        else:
+            outputs = self.multi_scale(images, size, self._network, panoptic_deeplab.upsample)
+        heads = {key: outputs[key] for key in _HEADS if key in outputs} if with_heads else {}
+        return {**self.postprocessor(outputs, sizes), **heads}
 
     def _network(self, images: tf.Tensor, scale: float) -> dict[str, tf.Tensor]:
         return self.model(images, training=False, scale=scale)
+
+    def prepare(self, images: tf.Tensor) -> tuple[tf.Tensor, tuple[int, int] | tf.Tensor]:
+        """Images of any size as the network takes them.
+
+        Args:
+          images: [B, H, W, 3] uint8 RGB.
+
+        Returns:
+          [B, H', W', 3] float32, 0 to 255, resized as the options say and padded; and (height, width) without the
+          padding, as numbers where H and W are known.
+        """
+        size = self._resized_size(_size(images))
+        x = tf.cast(images, tf.float32)
+        if self.image_options.resizes:
+            x = resize.resize_bilinear(x, size)
+        bottom, right = ((1 - size[axis]) % self.output_stride for axis in (0, 1))
+        x = tf.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]], constant_values=transforms.PADDING_VALUE)
+        return x, size
+
+    def _resized_size(self, raw: tuple[int, int] | tf.Tensor) -> tuple[int, int] | tf.Tensor:
+        options = self.image_options
+        limits = (options.min_resize, options.max_resize, options.resize_factor)
+        if tf.is_tensor(raw):
+            return transforms.resized_size(raw, *limits)
+        with tf.init_scope():  # numbers, in a graph too, so that its shapes are known
+            height, width = transforms.resized_size(tf.constant(raw), *limits).numpy().tolist()
+        return height, width
 
     def predict_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Predictions for images of any size.
@@ -68,27 +100,28 @@ class Predictor:
         Returns:
           The prediction entries of keys.TABLE, at H x W.
         """
-        raw = tf.shape(images)[1:3]
-        x = tf.cast(images, tf.float32)
-        options = self.image_options
-        size = transforms.resized_size(raw, options.min_resize, options.max_resize, options.resize_factor)
-        resizes = options.resizes
-        if resizes:
-            x = tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
-        margin = (1 - size) % self.output_stride
-        x = tf.pad(x, [[0, 0], [0, margin[0]], [0, margin[1]], [0, 0]], constant_values=transforms.PADDING_VALUE)
-        predictions = self.predict_padded(x, tf.tile(size[None], [tf.shape(images)[0], 1]))
+        raw = _size(images)
+        x, size = self.prepare(images)
+        predictions = self.predict_padded(x, tf.tile(tf.convert_to_tensor(size)[None], [tf.shape(images)[0], 1]))
+        resizes = self.image_options.resizes
         for key in _MAPS:
             if key in predictions:
                 cropped = predictions[key][:, : size[0], : size[1]]
                 predictions[key] = _undo(cropped, raw) if resizes else cropped
         if resizes and keys.CENTERS in predictions:
+            raw, size = tf.convert_to_tensor(raw), tf.convert_to_tensor(size)
             scale = tf.cast(raw - 1, tf.float32) / tf.cast(tf.maximum(size - 1, 1), tf.float32)
             centers = tf.cast(predictions[keys.CENTERS], tf.float32) * scale
             predictions[keys.CENTERS] = tf.cast(tf.round(centers), tf.int32)
         return predictions
 
 
-def _undo(maps: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+def _size(images: tf.Tensor) -> tuple[int, int] | tf.Tensor:
+    """(height, width), numbers where they are known."""
+    height, width = images.shape[1:3]
+    return tf.shape(images)[1:3] if height is None or width is None else (height, width)
+
+
+def _undo(maps: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
     """Maps [B, h, w] back to the size of the image, nearest pixel."""
     return tf.raw_ops.ResizeNearestNeighbor(images=maps[..., None], size=size, align_corners=True)[..., 0]

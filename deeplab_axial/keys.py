@@ -32,6 +32,8 @@ CENTER_TARGET = "center_target"
 CENTER_WEIGHT = "center_weight"
 OFFSET_TARGET = "offset_target"
 OFFSET_WEIGHT = "offset_weight"
+# Target of classification.
+CLASS_TARGET = "class_target"
 
 # Raw outputs of the network.
 SEMANTIC_LOGITS = "semantic_logits"
@@ -47,6 +49,10 @@ PANOPTIC_MAP = "panoptic"
 CENTERS = "centers"
 CENTER_SCORES = "center_scores"
 NUM_CENTERS = "num_centers"
+INSTANCE_SCORES = "instance_scores"
+INSTANCE_CLASSES = "instance_classes"
+INSTANCE_PANOPTIC_IDS = "instance_panoptic_ids"
+STUFF_SCORES = "stuff_scores"
 
 # Loss terms, weighted; TOTAL_LOSS is their sum.
 SEMANTIC_LOSS = "semantic_loss"
@@ -70,6 +76,7 @@ TABLE: dict[str, Entry] = {
         "[B, H, W, 2]", "float32", "(y, x) from a pixel to its instance's centre, pixels; 0 elsewhere"
     ),
     OFFSET_WEIGHT: Entry("[B, H, W]", "float32", "1 on pixels of thing instances that are not crowd, else 0"),
+    CLASS_TARGET: Entry("[B]", "int32", "class id of the whole image; -1 where the records hold none"),
     SEMANTIC_LOGITS: Entry("[B, H, W, C] or [B, h, w, C]", "float32", "class scores, not normalised"),
     SEMANTIC_PROBS: Entry("[B, H, W, C]", "float32", "mean class probabilities of multi-scale inference"),
     CENTER_HEATMAP: Entry("[B, H, W, 1] or [B, h, w, 1]", "float32", "score of a centre at each pixel"),
@@ -83,6 +90,12 @@ TABLE: dict[str, Entry] = {
     CENTERS: Entry("[B, K, 2]", "int32", "(y, x) of the centres in row-major order; 0 in unused slots"),
     CENTER_SCORES: Entry("[B, K]", "float32", "heatmap value at each centre; 0 in unused slots"),
     NUM_CENTERS: Entry("[B]", "int32", "slots in use"),
+    INSTANCE_SCORES: Entry(
+        "[B, K]", "float32", "score of the centre x mean probability of the instance's class; 0 without pixels"
+    ),
+    INSTANCE_CLASSES: Entry("[B, K]", "int32", "class of most pixels of the centre's instance; -1 without pixels"),
+    INSTANCE_PANOPTIC_IDS: Entry("[B, K]", "int32", "of the instance in PANOPTIC_MAP; void where it is not there"),
+    STUFF_SCORES: Entry("[B, C]", "float32", "mean probability of each stuff segment; 0 for things and without pixels"),
     SEMANTIC_LOSS: Entry("[B]", "float32", "per image, weighted"),
     CENTER_LOSS: Entry("[B]", "float32", "per image, weighted"),
     OFFSET_LOSS: Entry("[B]", "float32", "per image, weighted"),

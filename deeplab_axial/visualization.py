@@ -5,12 +5,23 @@ import colorsys
 import functools
 import io
 import os
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from deeplab_axial import files
 from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.errors import InputError
+
+# Pictures that `save_picture` writes: extension -> Pillow's format and its options.
+_FORMATS = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 92}),
+    ".jpeg": ("JPEG", {"quality": 92}),
+    ".webp": ("WEBP", {"quality": 92}),
+    ".bmp": ("BMP", {}),
+}
 
 # Small pictures are enlarged until their shorter side has this many pixels: text is not readable on fewer.
 _READABLE_SIDE = 384
@@ -46,6 +57,7 @@ def panoptic_overlay(
     label_space: LabelSpace,
     alpha: float = 0.55,
     draw_names: bool = True,
+    scores: Mapping[int, float] | None = None,
 ) -> np.ndarray:
     """Paints the segments of a panoptic map over its image.
 
@@ -59,6 +71,7 @@ def panoptic_overlay(
       label_space: the classes.
       alpha: opacity of the colours, 0 to 1.
       draw_names: writes class names inside the segments, largest first, where they fit.
+      scores: panoptic id -> score, written behind the names of the segments that have one.
 
     Returns:
       uint8 [H * s, W * s, 3] with the whole number s = `display_scale(H, W)`.
@@ -82,16 +95,20 @@ def panoptic_overlay(
     colors = _segment_colors(ids, index, classes)
 
     scale = display_scale(*panoptic.shape)
-    image = _enlarge(image, scale)
+    image = enlarge(image, scale)
     index = index.repeat(scale, axis=0).repeat(scale, axis=1)
     h, w = index.shape
     canvas = (1 - alpha) * image + alpha * colors[index]
     is_void = np.array([c is None for c in classes])[index]  # [H, W]
-    canvas = np.where(is_void[..., None], (1 - alpha) * canvas + alpha * _hatching(h, w), canvas)
-    edges = _contours(index, width=max(1, round(min(h, w) / 700)))[..., None]
+    canvas = np.where(is_void[..., None], (1 - alpha) * canvas + alpha * hatching(h, w), canvas)
+    edges = contours(index, width=max(1, round(min(h, w) / 700)))[..., None]
     canvas = np.where(edges, (1 - _CONTOUR_OPACITY) * canvas + _CONTOUR_OPACITY * _CONTOUR, canvas)
     canvas = np.rint(canvas).astype(np.uint8)
-    return _draw_names(canvas, index, areas, classes) if draw_names else canvas
+    if not draw_names:
+        return canvas
+    scores = scores or {}
+    names = [c and (f"{c.name} {scores[i]:.2f}" if i in scores else c.name) for i, c in zip(ids.tolist(), classes)]
+    return _draw_names(canvas, index, areas, names)
 
 
 def display_scale(height: int, width: int) -> int:
@@ -124,13 +141,17 @@ def side_by_side(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:
     for i, (title, image) in enumerate(panels):
         left = i * (w + gap)
         draw.rectangle((left, 0, left + w - 1, bar - 1), fill=_TITLE_BACKGROUND)
-        draw.text((left + w / 2, bar / 2), _shorten(title, size, w - size), "white", _font(size), anchor="mm")
+        draw.text((left + w / 2, bar / 2), _shorten(title, size, w - size), "white", font(size), anchor="mm")
         canvas.paste(Image.fromarray(image), (left, bar))
     return np.array(canvas)
 
 
 def triptych(
-    image: np.ndarray, ground_truth: np.ndarray | None, prediction: np.ndarray, label_space: LabelSpace
+    image: np.ndarray,
+    ground_truth: np.ndarray | None,
+    prediction: np.ndarray,
+    label_space: LabelSpace,
+    scores: Mapping[int, float] | None = None,
 ) -> np.ndarray:
     """The image, the ground truth if there is one, and the prediction, side by side.
 
@@ -139,15 +160,16 @@ def triptych(
       ground_truth: int [H, W], panoptic ids, or None.
       prediction: int [H, W], panoptic ids.
       label_space: the classes.
+      scores: panoptic id -> score of the prediction's segments, to be written behind their names.
 
     Returns:
       uint8 [H', W', 3].
     """
     _check_image(image)
-    panels = [("Image", _enlarge(image, display_scale(*image.shape[:2])))]
+    panels = [("Image", enlarge(image, display_scale(*image.shape[:2])))]
     if ground_truth is not None:
         panels.append(("Ground truth", panoptic_overlay(image, ground_truth, label_space)))
-    panels.append(("Prediction", panoptic_overlay(image, prediction, label_space)))
+    panels.append(("Prediction", panoptic_overlay(image, prediction, label_space, scores=scores)))
     return side_by_side(panels)
 
 
@@ -158,11 +180,44 @@ def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
       path: the file; one that exists is replaced.
       array: uint8 [H, W, 3] (RGB) or [H, W] (grey).
     """
+    files.write_atomically(path, encode_png(array))
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """The bytes of a PNG file of a uint8 array, [H, W, 3] (RGB) or [H, W] (grey)."""
+    return _encode(array, *_FORMATS[".png"])
+
+
+def save_picture(path: str | os.PathLike, array: np.ndarray) -> None:
+    """`save_png` for each of the kinds of file that `check_extension` takes.
+
+    Raises:
+      InputError: the extension is not known, or the file cannot be written.
+    """
+    check_extension(path)
+    content = _encode(array, *_FORMATS[os.path.splitext(path)[1].lower()])
+    try:
+        files.write_atomically(path, content)
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)} cannot be written ({error}). Name another place, or make room.") from error
+
+
+def check_extension(path: str | os.PathLike) -> None:
+    """Refuses a path that names no picture.
+
+    Raises:
+      InputError: the extension is none of .png, .jpg, .jpeg, .webp and .bmp.
+    """
+    if os.path.splitext(path)[1].lower() not in _FORMATS:
+        raise InputError(f"A picture's name must end in {', '.join(_FORMATS)}. Received: {os.fspath(path)}.")
+
+
+def _encode(array, name, options):
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise ValueError(f"`array` must be uint8 [H, W, 3] or [H, W]. Received: {array.dtype} {array.shape}.")
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG")
-    files.write_atomically(path, buffer.getvalue())
+    Image.fromarray(array).save(buffer, format=name, **options)
+    return buffer.getvalue()
 
 
 def _check_image(image):
@@ -238,21 +293,22 @@ def _variation(color, number):
     return tuple(255 * v for v in colorsys.hls_to_rgb((hue + shift) % 1, lightness, max(saturation, 0.35)))
 
 
-def _enlarge(image, scale):
+def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
+    """A picture, uint8 [H, W, 3], with sides `scale` times as long, smoothly."""
     if scale == 1:
         return image
     h, w, _ = image.shape
     return np.array(Image.fromarray(image).resize((w * scale, h * scale), Image.Resampling.BICUBIC))
 
 
-def _hatching(height, width):
+def hatching(height: int, width: int) -> np.ndarray:
     """Float32 [H, W, 3]: dark grey with lighter diagonal lines."""
     period = max(8, min(height, width) // 40)
     phase = (np.arange(height)[:, None] + np.arange(width)) % period
     return np.where((phase < period // 4)[..., None], _VOID_LIGHT, _VOID_DARK)
 
 
-def _contours(index, width):
+def contours(index: np.ndarray, width: int) -> np.ndarray:
     """Bool [H, W]: pixels within `width` rows above or columns left of another segment."""
     edges = np.zeros(index.shape, bool)
     for d in range(1, width + 1):
@@ -262,21 +318,22 @@ def _contours(index, width):
 
 
 @functools.cache
-def _font(size):
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all pictures, `size` pixels high."""
     return ImageFont.load_default(size=size)
 
 
 def _shorten(title, size, width):
     """The title, or as much of it as fits `width` pixels."""
-    font = _font(size)
-    if font.getlength(title) <= width:
+    letters = font(size)
+    if letters.getlength(title) <= width:
         return title
-    while title and font.getlength(title + "...") > width:
+    while title and letters.getlength(title + "...") > width:
         title = title[:-1]
     return title.rstrip() + "..."
 
 
-def _draw_names(canvas, index, areas, classes):
+def _draw_names(canvas, index, areas, names):
     """Writes the names of the segments, largest first, where they fit and no name stands already."""
     side = min(index.shape)
     picture = Image.fromarray(canvas)
@@ -286,10 +343,10 @@ def _draw_names(canvas, index, areas, classes):
     occupied = np.zeros(grid.shape, bool)
     sizes = [max(12, round(side / 30 * share)) for share in (1.0, 0.8, 0.65)]
     for s in np.argsort(-areas, kind="stable").tolist():
-        if classes[s] is None:
+        if names[s] is None:
             continue
         for size in sizes:
-            width = _font(size).getlength(classes[s].name)
+            width = font(size).getlength(names[s])
             box = (round(0.5 * size / step), round(0.5 * width / step))  # Half height and half width, on the grid.
             place = _best_place(grid == s, occupied, box)
             if place is None:
@@ -298,9 +355,7 @@ def _draw_names(canvas, index, areas, classes):
             occupied[max(0, y - box[0]) : y + box[0] + 1, max(0, x - box[1]) : x + box[1] + 1] = True
             position = ((x + 0.5) * step, (y + 0.5) * step)
             stroke = max(1, round(size / 9))
-            draw.text(
-                position, classes[s].name, "white", _font(size), "mm", stroke_width=stroke, stroke_fill=(20, 20, 24)
-            )
+            draw.text(position, names[s], "white", font(size), "mm", stroke_width=stroke, stroke_fill=(20, 20, 24))
             break
     return np.array(picture)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slow references in numpy, float64, written from the papers' formulas: loops, no tricks."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -259,3 +259,23 @@ def merge(
         if (semantic == label).sum() >= stuff_limit:
             out[(semantic == label) & (instance == 0)] = label * divisor
     return out
+
+
+def segment_scores(
+    probabilities: np.ndarray,
+    semantic: np.ndarray,
+    instance: np.ndarray,
+    panoptic: np.ndarray,
+    center_scores: Sequence[float],
+    thing_ids: Collection[int],
+    divisor: int,
+) -> tuple[list[float], dict[int, float]]:
+    """Score of each instance of a map without padding; {stuff class: score} of those in the panoptic map."""
+    of_instances = []
+    for number, center_score in enumerate(center_scores, start=1):
+        mask = instance == number
+        label = np.argmax(np.bincount(semantic[mask])) if mask.any() else 0
+        of_instances.append(center_score * probabilities[mask][:, label].mean() if mask.any() else 0.0)
+    stuff = set(range(probabilities.shape[-1])) - set(thing_ids)
+    masks = {label: (panoptic == label * divisor) & (semantic == label) for label in stuff}
+    return of_instances, {label: probabilities[mask][:, label].mean() for label, mask in masks.items() if mask.any()}

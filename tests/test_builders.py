@@ -145,7 +145,8 @@ def test_the_window_of_aspp_is_that_of_the_training_crop(tmp_path):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_classification(policy):
-    options = config.load(TINY, ["model_options.classification.num_classes=10", f"trainer_options.precision={policy}"])
+    options = config.load(TINY, [f"trainer_options.precision={policy}"])
+    options.model_options.classification.num_classes = 10
     options.model_options.backbone.output_stride = 32
     try:
         builders.set_precision_and_seed(options.trainer_options)

@@ -350,6 +350,12 @@ RULES = [
         '"simple_classification_policy_0.2"',
         'Did you mean "simple_classification_policy',
     ),
+    (
+        "train_dataset_options.augmentations.panoptic_copy_paste.panoptic_copy_paste_thing_option=al",
+        "no such choice",
+        '"al"',
+        'Did you mean "all"? Valid names: random, none, all',
+    ),
     ("trainer_options.precision=float16", "no such choice", '"float16"', 'mean "float32"?'),
     (f"{SOLVER}.learning_policy=polynomial", "no such choice", '"polynomial"', 'mean "poly"?'),
     (
@@ -371,12 +377,26 @@ RULES = [
     ("evaluator_options.eval_scales=0.5,0", "each must lie in (0, 10]", "[0.5, 0]", "default []"),
     ("evaluator_options.eval_scales=1,-0.5", "each must lie in (0, 10]", "[1, -0.5]", REMEDY_RANGE),
     ("evaluator_options.eval_scales=nan", "each must lie in (0, 10]", "[nan]", REMEDY_RANGE),
+    (
+        "evaluator_options.eval_scales=0.02,1",
+        "each must leave more than output_stride (16) pixels of either side of eval_dataset_options.crop_size",
+        "[0.02, 1]",
+        "Give scales of ",
+    ),
+    (
+        "evaluator_options.instance_ap=cityscape",
+        "no such choice",
+        '"cityscape"',
+        'mean "cityscapes"? Valid names: coco',
+    ),
 ]
 BAD_VALUES = {
     "must be above 0": "0",
     "must be 0 or more": "-1",
     "must lie in (0, 1]": "0",
+    "must lie in [0, 1]": "1.5",
     "must lie in [0, 1)": "1",
+    "must lie in [0, 10]": "10.5",
     "must lie in (0, 10]": "[0]",
     "must be -1 or above 0": "0",
     "must be -1 or more": "-2",
@@ -516,6 +536,14 @@ def test_the_policies_are_those_of_the_input_pipeline():
 
     path = "*_dataset_options.augmentations.autoaugment_policy_name"
     assert set(config_tables.CHOICES[path]) == set(autoaugment.POLICIES)
+
+
+def test_the_copy_paste_options_are_those_of_the_input_pipeline():
+    from deeplab_axial.data import copy_paste
+
+    paths = [path for path in config_tables.CHOICES if "copy_paste" in path]
+    assert len(paths) == 3
+    assert all(config_tables.CHOICES[path] == copy_paste.OPTIONS for path in paths)
 
 
 def test_tfa_optimizers_are_left_to_the_builder(folder):

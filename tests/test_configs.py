@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 BASES = sorted((CONFIGS / "bases").glob("*.textproto"))
 # Our own small trainings, which nobody has published.
-OWN = ("demo/axial_deeplab_tiny.textproto", "coco/sample_overfit.textproto")
+OWN = ("demo/axial_deeplab_tiny.textproto", "coco/sample_overfit.textproto", "own_data/axial_deeplab_s.textproto")
 ROWS = {
     path.relative_to(CONFIGS).as_posix(): path
     for path in sorted(CONFIGS.rglob("*.textproto"))
@@ -75,9 +75,8 @@ def test_it_is_valid(name):
         return
     config.load(ROWS[name], mode="train_and_eval", backbone_names=presets.NAMES, placeholders=PLACEHOLDERS)
     # The network sees as many classes as the data set has.
-    classes = {"coco_panoptic": 134, "cityscapes_panoptic": 19, "mapillary_vistas": 66}
-    head = options.model_options.panoptic_deeplab.semantic_head
-    assert head.output_channels == classes[options.train_dataset_options.dataset]
+    space = builders.load_label_space(options.train_dataset_options.dataset)
+    assert options.model_options.panoptic_deeplab.semantic_head.output_channels == space.num_classes
     assert options.eval_dataset_options.dataset == options.train_dataset_options.dataset
 
 
@@ -86,9 +85,9 @@ def test_its_header_says_how_to_use_it_and_what_to_expect(name):
     header = _header(name)
     commands = [line for line in header.splitlines() if line.startswith("deeplab-axial ")]
     assert f"--config_file=configs/{name}" in commands[0].split()
-    assert commands[0].split()[1] in ("train", "export", "describe")
+    assert commands[0].split()[1] in ("train", "submit", "describe")
     text = " ".join(header.split())
-    needed = {"train": PLACEHOLDERS, "export": ["VAL_SET"], "describe": []}[commands[0].split()[1]]
+    needed = {"train": PLACEHOLDERS, "submit": ["VAL_SET"], "describe": []}[commands[0].split()[1]]
     if "--mode=eval" in commands[0]:
         needed = ["VAL_SET"]
     assert [placeholder for placeholder in needed if placeholder not in text] == []

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from deeplab_axial import builders, config
 from deeplab_axial.backbones import presets
-from deeplab_axial.data import known_label_spaces
 from deeplab_axial.errors import InputError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -182,7 +181,7 @@ def test_it_loads_unchanged(tmp_path, name):
     assert options.experiment_name == "a"
     assert list(options.eval_dataset_options.file_pattern) == ["v*.tfrecord"]
     assert options.model_options.backbone.flavor == "deeplab2"
-    space = known_label_spaces.known_label_space(options.train_dataset_options.dataset)
+    space = builders.load_label_space(options.train_dataset_options.dataset)
     assert options.model_options.panoptic_deeplab.semantic_head.output_channels == space.num_classes
     images = builders.build_image_options(options.train_dataset_options)
     assert images.resizes == (experiment.resize > 0)
@@ -233,7 +232,7 @@ def _build(folder: pathlib.Path, experiment: Experiment):
     with tf.Graph().as_default():
         model = builders.build_model(options)
     builders.build_optimizer(options)
-    space = known_label_spaces.known_label_space(experiment.dataset)
+    space = builders.load_label_space(experiment.dataset)
     assert builders.build_loss(options, space).ignore_label == space.ignore_label
     builders.build_postprocessor(options, space)
     return model
@@ -288,3 +287,12 @@ def test_other_families_are_refused_by_name(tmp_path, section, said):
     with pytest.raises(InputError, match="is not part of this project") as error:
         _load(tmp_path, text, mode=None)
     assert f"{said} is not part of this project. Received: a " in str(error.value)
+
+
+def test_copy_paste_of_another_family_loads_with_this_one(tmp_path):
+    # Only its kMaX-DeepLab textprotos set these fields; the reader of the records is common to all families.
+    text = textproto(EXPERIMENTS["cityscapes axial_swidernet_1_1_1_os16"])
+    section = """panoptic_copy_paste { panoptic_copy_paste_scale: 0.5 panoptic_copy_paste_thing_option: "all"
+        panoptic_copy_paste_stuff_option: "random" panoptic_copy_paste_void_option: "none" }"""
+    options = _load(tmp_path, text.replace("scale_factor_step_size: 0.1", f"scale_factor_step_size: 0.1 {section}"))
+    assert options.train_dataset_options.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale == 0.5

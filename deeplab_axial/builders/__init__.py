@@ -2,15 +2,25 @@
 """From config messages to objects: the only bridge between the two."""
 
 from deeplab_axial.builders.data import (
+    build_classification_evaluation_dataset,
+    build_classification_training_dataset,
     build_evaluation_dataset,
     build_image_options,
     build_training_dataset,
+    check_classes,
+    open_records,
     open_source,
 )
 from deeplab_axial.builders.inference import (
+    build_metric_options,
     build_multi_scale,
     build_postprocessor,
     build_predictor,
+)
+from deeplab_axial.builders.label_spaces import (
+    SHIPPED_NAMES,
+    build_label_space,
+    load_label_space,
 )
 from deeplab_axial.builders.model import (
     build_backbone,
@@ -26,11 +36,16 @@ from deeplab_axial.builders.training import (
 )
 
 __all__ = [
+    "SHIPPED_NAMES",
     "build_backbone",
+    "build_classification_evaluation_dataset",
+    "build_classification_training_dataset",
     "build_evaluation_dataset",
     "build_image_options",
+    "build_label_space",
     "build_loop_options",
     "build_loss",
+    "build_metric_options",
     "build_model",
     "build_multi_scale",
     "build_optimizer",
@@ -39,6 +54,9 @@ __all__ = [
     "build_strategy",
     "build_symbolic_model",
     "build_training_dataset",
+    "check_classes",
+    "load_label_space",
+    "open_records",
     "open_source",
     "set_precision_and_seed",
 ]

@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records and input pipelines from configs."""
 
+import dataclasses
+import os
+
 import tensorflow as tf
 
-from deeplab_axial.data import pipeline
+from deeplab_axial.builders.label_spaces import build_label_space, check_meaning, load_label_space
+from deeplab_axial.data import classification, data_service, dataset_info, pipeline
+from deeplab_axial.data.classification_transforms import InceptionCropOptions
+from deeplab_axial.data.copy_paste import CopyPasteOptions
+from deeplab_axial.data.label_space import SHIPPED_NAMES
+from deeplab_axial.data.photometric import PhotometricOptions
+from deeplab_axial.data.rand_augment import RandAugmentOptions
 from deeplab_axial.data.targets import TargetOptions
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2, dataset_pb2
@@ -24,15 +33,77 @@ def build_image_options(options: dataset_pb2.DatasetOptions) -> pipeline.ImageOp
     )
 
 
-def open_source(options: config_pb2.ExperimentOptions, split: str) -> pipeline.Source:
+def open_source(options: config_pb2.ExperimentOptions, split: str, with_labels: bool = True) -> pipeline.Source:
     """The records of a split ("train" or "eval"), checked against the model.
 
+    Args:
+      options: the experiment.
+      split: "train" or "eval".
+      with_labels: whether ground truth is needed.
+
     Raises:
-      InputError: files are missing or damaged, the model has another number of classes than the data set, or its
-        images, which are not resized, do not fit the crop of the evaluation.
+      InputError: files are missing or damaged or without the ground truth that is needed, the model has another number
+        of classes than the data set, its images, which are not resized, do not fit the crop of the evaluation, or the
+        tf.data service of the training does not answer.
     """
     dataset = options.train_dataset_options if split == "train" else options.eval_dataset_options
-    source = pipeline.Source.open(dataset.file_pattern, dataset.dataset)
+    source = open_records(options, split)
+    _check_task(dataset, split, source, with_labels)
+    check_classes(options, split, source)
+    if split == "eval":
+        _check_evaluation_size(dataset, source)
+    elif dataset.data_service_address:
+        data_service.check_address(dataset.data_service_address)
+    return source
+
+
+def open_records(options: config_pb2.ExperimentOptions, split: str, allow_damage: bool = False) -> pipeline.Source:
+    """The records of a split, not checked against the model; `allow_damage` takes damaged files, too.
+
+    The classes are those of the config's section `label_space`, else those of the `dataset.json` beside the records,
+    else those that are shipped under the name in the field `dataset`. A section beside a `dataset.json` may change
+    names and colours and turn things into stuff, but not what the numbers in the records stand for.
+
+    Raises:
+      InputError: files are missing or damaged, nothing tells the classes, or `label_space` contradicts `dataset.json`.
+    """
+    dataset = options.train_dataset_options if split == "train" else options.eval_dataset_options
+    own = build_label_space(options.label_space) if options.HasField("label_space") else None
+    shipped = load_label_space(dataset.dataset) if dataset.dataset in SHIPPED_NAMES else None
+    source = pipeline.Source.open(dataset.file_pattern, own or shipped, dataset.dataset, allow_damage=allow_damage)
+    if own is None:
+        return source
+    check_meaning(own, source.info, f"{split}_dataset_options")
+    return dataclasses.replace(source, info=dataclasses.replace(source.info, label_space=own))
+
+
+def _check_task(options: dataset_pb2.DatasetOptions, split: str, source: pipeline.Source, with_labels: bool) -> None:
+    """Refuses records that a panoptic network cannot use, or that lack the ground truth that is needed."""
+    section, folder = f"{split}_dataset_options", os.path.dirname(source.files[0])
+    if source.info.task != dataset_info.PANOPTIC:
+        raise InputError(
+            f"{section}.file_pattern must name panoptic records for this model. Received: {folder}, whose "
+            f"{dataset_info.DATASET_FILE} says task {source.info.task!r}. Name other records."
+        )
+    if with_labels and not options.decode_groundtruth_label:
+        raise InputError(
+            f"{section}.decode_groundtruth_label must be true where ground truth is needed, to train and to evaluate. "
+            "Received: false. Remove the field and name records with ground truth, or only export and predict."
+        )
+    if with_labels and not source.info.has_labels:
+        raise InputError(
+            f"{section}.file_pattern must name records with ground truth to train and to evaluate. Received: {folder}, "
+            f"whose {dataset_info.DATASET_FILE} says that it has none. Name a split with labels, or only export and "
+            "predict."
+        )
+
+
+def check_classes(options: config_pb2.ExperimentOptions, split: str, source: pipeline.Source) -> None:
+    """Refuses a model that has another number of classes than the data set of the split.
+
+    Raises:
+      InputError: says both numbers.
+    """
     channels = options.model_options.panoptic_deeplab.semantic_head.output_channels
     space = source.info.label_space
     if channels != space.num_classes:
@@ -43,9 +114,6 @@ def open_source(options: config_pb2.ExperimentOptions, split: str) -> pipeline.S
             f"({', '.join(c.name for c in space.classes[:8])}{', ...' if len(space.classes) > 8 else ''}). "
             f"Received: {channels}. Set it to {space.num_classes}."
         )
-    if split == "eval":
-        _check_evaluation_size(dataset, source)
-    return source
 
 
 def _check_evaluation_size(options: dataset_pb2.DatasetOptions, source: pipeline.Source) -> None:
@@ -60,41 +128,109 @@ def _check_evaluation_size(options: dataset_pb2.DatasetOptions, source: pipeline
         )
 
 
-def build_training_dataset(
-    options: dataset_pb2.DatasetOptions, source: pipeline.Source, first_step: int
-) -> tf.data.Dataset:
-    """Batches for training from `first_step` on."""
+def build_augment_options(options: dataset_pb2.DatasetOptions, source: pipeline.Source) -> pipeline.AugmentOptions:
+    """The random changes of training images."""
     augment = options.augmentations
+    paste, colors = augment.panoptic_copy_paste, augment.photometric_distortion
+    return pipeline.AugmentOptions(
+        min_scale=augment.min_scale_factor,
+        max_scale=augment.max_scale_factor,
+        scale_step=augment.scale_factor_step_size,
+        flip=augment.random_flip,
+        seed=options.seed,
+        shuffle_buffer=_shuffle_buffer(options, source),
+        policy=augment.autoaugment_policy_name,
+        photometric=(
+            PhotometricOptions(
+                colors.brightness_delta, colors.contrast_range, colors.saturation_range, colors.hue_delta
+            )
+            if augment.HasField("photometric_distortion")
+            else None
+        ),
+        copy_paste=(
+            CopyPasteOptions(
+                paste.panoptic_copy_paste_scale,
+                things=paste.panoptic_copy_paste_thing_option,
+                stuff=paste.panoptic_copy_paste_stuff_option,
+                void=paste.panoptic_copy_paste_void_option,
+            )
+            if paste.panoptic_copy_paste_scale > 0
+            else None
+        ),
+    )
+
+
+def build_training_dataset(
+    options: dataset_pb2.DatasetOptions,
+    source: pipeline.Source,
+    first_step: int,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Batches for training from `first_step` on: all of them, or one worker's, in batches for one replica."""
+    context = context or tf.distribute.InputContext()
     return pipeline.training_dataset(
         source,
         options.batch_size,
         build_image_options(options),
-        pipeline.AugmentOptions(
-            min_scale=augment.min_scale_factor,
-            max_scale=augment.max_scale_factor,
-            scale_step=augment.scale_factor_step_size,
-            flip=augment.random_flip,
-            seed=options.seed,
-            shuffle_buffer=_shuffle_buffer(options, source),
-            policy=augment.autoaugment_policy_name,
-        ),
+        build_augment_options(options, source),
         TargetOptions(
             sigma=options.sigma,
             small_instance_threshold=options.small_instance_threshold,
             small_instance_weight=options.small_instance_weight if options.increase_small_instance_weights else 1.0,
         ),
         first_step,
+        context.num_input_pipelines,
+        context.input_pipeline_id,
+        context.num_replicas_in_sync,
+        options.data_service_address,
     )
 
 
 def _shuffle_buffer(options: dataset_pb2.DatasetOptions, source: pipeline.Source) -> int:
-    """Records that the shuffle buffer holds."""
+    """Records that a shuffle buffer holds: with copy-paste there are two buffers."""
     record_bytes = sum(shard.bytes for shard in source.info.shards) / max(source.info.num_images, 1)
-    return max(1, min(source.num_records, int(options.shuffle_buffer_mebibytes * 2**20 / max(record_bytes, 1))))
+    buffers = 2 if options.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale > 0 else 1
+    buffer_bytes = options.shuffle_buffer_mebibytes * 2**20 / buffers
+    return max(1, min(source.num_records, int(buffer_bytes / max(record_bytes, 1))))
 
 
 def build_evaluation_dataset(options: config_pb2.ExperimentOptions, source: pipeline.Source) -> tf.data.Dataset:
     """All batches for evaluation, or the first evaluator_options.eval_steps of them."""
     dataset_options = options.eval_dataset_options
     dataset = pipeline.evaluation_dataset(source, dataset_options.batch_size, build_image_options(dataset_options))
+    return dataset.take(options.evaluator_options.eval_steps)
+
+
+def build_classification_training_dataset(
+    options: dataset_pb2.DatasetOptions, source: pipeline.Source, first_step: int
+) -> tf.data.Dataset:
+    """Batches of whole images and their classes for training from `first_step` on."""
+    augment = options.augmentations
+    crop, changes = augment.inception_crop, augment.rand_augment
+    inception_crop = InceptionCropOptions(crop.min_area, crop.max_area, crop.min_aspect_ratio, crop.max_aspect_ratio)
+    return classification.training_dataset(
+        source,
+        options.batch_size,
+        tuple(options.crop_size),
+        classification.AugmentOptions(
+            inception_crop=inception_crop if augment.HasField("inception_crop") else None,
+            rand_augment=(
+                RandAugmentOptions(changes.num_layers, changes.magnitude) if augment.HasField("rand_augment") else None
+            ),
+            flip=augment.random_flip,
+            seed=options.seed,
+            shuffle_buffer=_shuffle_buffer(options, source),
+        ),
+        first_step,
+        service_address=options.data_service_address,
+    )
+
+
+def build_classification_evaluation_dataset(
+    options: config_pb2.ExperimentOptions, source: pipeline.Source
+) -> tf.data.Dataset:
+    """All batches of whole images for evaluation, or the first evaluator_options.eval_steps of them."""
+    dataset_options = options.eval_dataset_options
+    crop_size = tuple(dataset_options.crop_size)
+    dataset = classification.evaluation_dataset(source, dataset_options.batch_size, crop_size)
     return dataset.take(options.evaluator_options.eval_steps)

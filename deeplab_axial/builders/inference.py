@@ -8,6 +8,7 @@ from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
 from deeplab_axial.postprocessing.multi_scale import MultiScale
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
 from deeplab_axial.protos import config_pb2, evaluator_pb2
+from deeplab_axial.training.evaluation_metrics import MetricOptions
 
 
 def build_postprocessor(options: config_pb2.ExperimentOptions, label_space: LabelSpace) -> PostProcessor:
@@ -44,3 +45,10 @@ def build_multi_scale(options: evaluator_pb2.EvaluatorOptions) -> MultiScale:
     # Fields are float32, where 0.7 is a little less.
     scales = tuple(float(f"{scale:.6g}") for scale in options.eval_scales)
     return MultiScale(scales or (1.0,), options.add_flipped_images)
+
+
+def build_metric_options(options: config_pb2.ExperimentOptions) -> MetricOptions:
+    """What an evaluation measures; average precision needs the heads that find instances."""
+    evaluator = options.evaluator_options
+    has_instances = options.model_options.panoptic_deeplab.instance.enable
+    return MetricOptions(evaluator.instance_ap if has_instances else "none", evaluator.deeplab2_panoptic_quality)

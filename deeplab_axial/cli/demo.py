@@ -7,7 +7,6 @@ Every step is a command of its own and is shown as you would type it. The last l
 """
 
 import os
-import platform
 import resource
 import shlex
 import shutil
@@ -15,14 +14,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import tensorflow as tf
-import tf_keras
 from absl import flags
-from PIL import Image
 
-from deeplab_axial import __version__, builders, config, describe, export, report
+from deeplab_axial import builders, config, describe
 from deeplab_axial.errors import InputError
+from deeplab_axial.report import details, page
 from deeplab_axial.training import log
 
 FLAGS = flags.FLAGS
@@ -112,26 +109,15 @@ def _run(command: list[str]) -> None:
 
 def _report(place: dict[str, str], facts: dict[str, str]) -> None:
     options = config.load(FLAGS.config_file, _changes())
-    _, metadata = export.load(place["export"])
     height, width = options.eval_dataset_options.crop_size
-    parts = describe.describe(builders.build_model(options), height, width)
+    with tf.Graph().as_default():
+        parts = describe.describe(builders.build_symbolic_model(options), height, width)
     facts = {
-        "Config": FLAGS.config_file,
-        "Steps": f"{metadata.step:,} of {options.train_dataset_options.batch_size} images",
-        "Parameters": f"{sum(part.parameters for part in parts):,}",
+        "Training": f"{options.trainer_options.solver_options.training_number_of_steps:,} steps of "
+        f"{options.train_dataset_options.batch_size} images",
         "Multiply-adds": f"{sum(part.multiply_adds for part in parts) / 1e6:,.0f} M at {height} x {width}",
         **facts,
-        "Software": f"deeplab-axial {__version__}, TensorFlow {tf.__version__}, tf_keras {tf_keras.__version__}, "
-        f"Python {platform.python_version()}",
     }
-    pictures = sorted(name for name in os.listdir(place["predictions"]) if name.endswith(".png"))
-    overlays = [(name, np.asarray(Image.open(os.path.join(place["predictions"], name)))) for name in pictures]
-    report.write_report(
-        place["report.html"],
-        f"deeplab-axial: {options.experiment_name}",
-        metadata.metrics,
-        log.read_history(place["model"]),
-        overlays,
-        facts,
-        metadata.label_space,
-    )
+    title = f"deeplab-axial: {options.experiment_name}"
+    run = page.Run(title, details.read(place["model"]), log.read_history(place["model"]))
+    page.write_report(place["report.html"], title, run, facts)

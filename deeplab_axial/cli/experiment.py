@@ -3,7 +3,9 @@
 
 import dataclasses
 import json
+import math
 import os
+import platform
 import re
 from collections.abc import Sequence
 
@@ -12,14 +14,15 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from deeplab_axial import builders, config, files, visualization
+from deeplab_axial import __version__, builders, config, files, visualization
 from deeplab_axial.backbones import presets
 from deeplab_axial.data import diagnosis
 from deeplab_axial.data.pipeline import Source
 from deeplab_axial.errors import InputError
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
 from deeplab_axial.protos import config_pb2
-from deeplab_axial.training import checkpoints, evaluator, log
+from deeplab_axial.report import details, recorder
+from deeplab_axial.training import checkpoints, evaluation_metrics, evaluator, log
 
 FLAGS = flags.FLAGS
 
@@ -66,32 +69,69 @@ def _placeholders(entries: Sequence[str]) -> dict[str, str]:
 
 @dataclasses.dataclass
 class Evaluation:
-    """Evaluates checkpoints and files the results in the model's folder."""
+    """Evaluates checkpoints and files the results in the model's folder; `strategy` shares the work out if given."""
 
     options: config_pb2.ExperimentOptions
     model: PanopticDeepLab
     source: Source
     folder: str
+    strategy: tf.distribute.Strategy | None = None
 
     def __post_init__(self):
         space = self.source.info.label_space
         predictor = builders.build_predictor(self.options, self.model, space)
-        use_tf_function = self.options.evaluator_options.use_tf_function
-        self._evaluator = evaluator.Evaluator(predictor, space, self.source.num_records, use_tf_function)
+        self._evaluator = evaluator.Evaluator(
+            predictor,
+            space,
+            self.source.num_records,
+            self.options.evaluator_options.use_tf_function,
+            builders.build_metric_options(self.options),
+            self.strategy,
+            keep_heads=True,
+        )
 
     def run(self, step: int) -> dict:
-        """Evaluates the model as it is, prints the metrics and writes log.METRICS_FILE and TensorBoard scalars."""
-        save = self._save_picture if self.options.evaluator_options.save_predictions else None
+        """Evaluates the model as it is and prints the metrics.
+
+        Writes log.METRICS_FILE, log.PER_IMAGE_FILE, what the report needs and TensorBoard scalars.
+        """
+        options = self.options.evaluator_options
         self._pictures = 0
+        rows: list[str] = []
+        record = recorder.Recorder(self.source.info.label_space)
+
+        def on_image(result: evaluator.ImageResult) -> None:
+            rows.append(json.dumps(result.metrics) + "\n")
+            record(result)
+            if options.save_predictions:
+                self._save_picture(result)
+
         dataset = builders.build_evaluation_dataset(self.options, self.source)
         with diagnosis.explain_errors(self.source, with_panoptic=False):
-            metrics = self._evaluator.evaluate(dataset, save)
+            metrics = self._evaluator.evaluate(dataset, on_image)
         metrics = {"step": step, **metrics}
-        print(evaluator.format_metrics(metrics, self.source.info.label_space), flush=True)
+        detailed = options.detailed_ap_metrics
+        print(evaluation_metrics.format_metrics(metrics, self.source.info.label_space, detailed), flush=True)
+        files.write_atomically(os.path.join(self.folder, log.PER_IMAGE_FILE), "".join(rows))
         path = os.path.join(self.folder, log.METRICS_FILE)
         files.write_atomically(path, json.dumps(metrics, indent=1))
-        log.write_scalars(self.folder, step, evaluator.scalars(metrics))
+        details.write(record.details(metrics, self._facts(), config.to_text(self.options)), self.folder)
+        log.write_scalars(self.folder, step, evaluation_metrics.scalars(metrics, detailed))
         return metrics
+
+    def _facts(self) -> dict[str, str]:
+        """What the report tells of the run besides its metrics."""
+        backbone, data = self.options.model_options.backbone, self.options.eval_dataset_options
+        parameters = sum(math.prod(weight.shape) for weight in self.model.trainable_weights)
+        return {
+            "Experiment": self.options.experiment_name,
+            "Config": FLAGS.config_file,
+            "Backbone": f"{backbone.name}, flavor {backbone.flavor!r}, output stride {backbone.output_stride}",
+            "Parameters": f"{parameters:,}",
+            "Evaluated on": ", ".join(data.file_pattern),
+            "Input": f"{' x '.join(map(str, data.crop_size))} pixels, {self._evaluator.multi_scale}",
+            "Software": f"deeplab-axial {__version__}, TensorFlow {tf.__version__}, Python {platform.python_version()}",
+        }
 
     def _save_picture(self, result: evaluator.ImageResult) -> None:
         """Writes image | ground truth | prediction of the first evaluator_options.num_vis_samples images."""

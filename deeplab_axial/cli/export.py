@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a checkpoint as SavedModel.
+"""Writes a checkpoint as SavedModel, or its network as LiteRT model.
 
   deeplab-axial export --config_file=CONFIG --model_dir=FOLDER --output_dir=SAVED_MODEL
 
-The SavedModel takes uint8 RGB images [B, H, W, 3] of any size and returns the panoptic, semantic and instance maps
-[B, H, W] and the centres [B, K, 2] (y, x) with scores. It is reloaded in a fresh process and compared with the model,
-pixel for pixel, on images of the evaluation data before its folder appears.
+The SavedModel takes uint8 RGB images [B, H, W, 3] of any size, or JPEG and PNG files, and returns the panoptic,
+semantic and instance maps [B, H, W], the centres [B, K, 2] (y, x) and scores. It is compared with evaluation on images
+of the evaluation data, and reloaded and compared once more in a fresh process, before its folder appears.
 """
+
+import re
 
 import numpy as np
 from absl import flags
@@ -14,13 +16,26 @@ from absl import flags
 from deeplab_axial import __version__, builders, config, export, keys
 from deeplab_axial.cli import experiment
 from deeplab_axial.data import diagnosis
+from deeplab_axial.errors import InputError
+from deeplab_axial.protos import config_pb2
 
 FLAGS = flags.FLAGS
 NUM_SAMPLES = 4
+_PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 flags.DEFINE_string("model_dir", None, "Folder of the checkpoints.", required=True)
 flags.DEFINE_string("checkpoint", None, "A checkpoint's prefix; the newest of --model_dir by default.")
-flags.DEFINE_string("output_dir", None, "Folder for the SavedModel; must be empty or absent.", required=True)
+flags.DEFINE_string("output_dir", None, "Folder for the export; must be empty or absent.", required=True)
+flags.DEFINE_integer(
+    "version", None, "Writes OUTPUT_DIR/VERSION, as TensorFlow Serving expects it; other versions stay.", lower_bound=0
+)
+flags.DEFINE_enum("format", "saved_model", ["saved_model", "tflite"], "tflite: a LiteRT model of the network alone.")
+flags.DEFINE_string("input_size", None, "HEIGHT,WIDTH of the only images that the export takes; any by default.")
+flags.DEFINE_bool("xla", False, "Whether XLA compiles the export; needs --input_size.")
+flags.DEFINE_enum("precision", None, list(_PRECISIONS), "In which layers compute; as the config says by default.")
+flags.DEFINE_enum(
+    "quantization", "none", ["none", "float16", "int8"], "Weights of a LiteRT model; int8: with dynamic ranges."
+)
 flags.declare_key_flag("config_file")
 flags.declare_key_flag("set")
 flags.declare_key_flag("placeholder")
@@ -28,23 +43,59 @@ flags.declare_key_flag("placeholder")
 
 def main() -> None:
     """Exports."""
+    variant = _variant()
     options = experiment.load_config("eval")
     source = builders.open_source(options, "eval")
     space = source.info.label_space
-    builders.set_precision_and_seed(options.trainer_options)
-    model = builders.build_model(options)
-    step = experiment.restore_for_inference(model, FLAGS.model_dir, FLAGS.checkpoint)
+    evaluation, step = _restored(options, space)
+    exported = config_pb2.ExperimentOptions()
+    exported.CopyFrom(options)
+    exported.trainer_options.precision = _PRECISIONS.get(FLAGS.precision, options.trainer_options.precision)
+    if variant.format == "tflite":
+        # In loops over rows, attention would need more than LiteRT's built-in operations.
+        exported.model_options.backbone.attention_logits_at_once = 2**62
+    predictor = evaluation if exported == options else _restored(exported, space)[0]
     metadata = export.Metadata(
         label_space=space,
-        config=config.to_text(options),
+        config=config.to_text(exported),
         step=step,
         version=__version__,
         metrics=experiment.read_metrics(FLAGS.model_dir, step),
+        git_revision=export.git_revision(),
+        precision=exported.trainer_options.precision,
     )
     with diagnosis.explain_errors(source, with_panoptic=False):
         samples = _samples(options, source)
-    export.write(builders.build_predictor(options, model, space), metadata, FLAGS.output_dir, samples)
-    print(f"Exported step {step}, reloaded and compared on {len(samples)} images: {FLAGS.output_dir}")
+    folder = export.write(predictor, metadata, FLAGS.output_dir, samples, variant, evaluation, FLAGS.version)
+    shown = folder if FLAGS.version is not None else FLAGS.output_dir
+    print(f"Exported step {step}, reloaded and compared on {len(samples)} images: {shown}")
+
+
+def _variant() -> export.Variant:
+    size = None
+    if FLAGS.input_size is not None:
+        match = re.fullmatch(r"([1-9]\d*)[,x]([1-9]\d*)", FLAGS.input_size)
+        if not match:
+            raise InputError(f"--input_size must be HEIGHT,WIDTH in pixels. Received: {FLAGS.input_size}")
+        size = (int(match[1]), int(match[2]))
+    lite = FLAGS.format == "tflite"
+    if size is None and (FLAGS.xla or lite):
+        flag = "--format=tflite" if lite else "--xla"
+        raise InputError(f"{flag} compiles for one size. Add --input_size=HEIGHT,WIDTH.")
+    for flag, ok in (("--xla", not (FLAGS.xla and lite)), ("--quantization", lite or FLAGS.quantization == "none")):
+        if not ok:
+            raise InputError(f"{flag} does not go with --format={FLAGS.format}. Leave one of them out.")
+    if lite and FLAGS.precision == "bfloat16":
+        raise InputError("--precision=bfloat16: LiteRT does not compute in it. Say --quantization=float16 instead.")
+    return export.Variant(FLAGS.format, size, FLAGS.xla, FLAGS.quantization)
+
+
+def _restored(options, space) -> tuple:
+    """The predictor of the checkpoint, and its step."""
+    builders.set_precision_and_seed(options.trainer_options)
+    model = builders.build_model(options)
+    step = experiment.restore_for_inference(model, FLAGS.model_dir, FLAGS.checkpoint)
+    return builders.build_predictor(options, model, space), step
 
 
 def _samples(options, source) -> list[np.ndarray]:

@@ -17,9 +17,13 @@ from deeplab_axial import errors
 # command -> (module, what it does)
 COMMANDS = {
     "convert": ("deeplab_axial.cli.convert", "turn a data set into TFRecord files"),
+    "check_data": ("deeplab_axial.cli.check_data", "find what is wrong with a config's records, and their figures"),
+    "visualize_data": ("deeplab_axial.cli.visualize_data", "draw training images with their targets"),
     "train": ("deeplab_axial.cli.train", "train and evaluate the model of a config"),
     "export": ("deeplab_axial.cli.export", "write a checkpoint as SavedModel"),
-    "predict": ("deeplab_axial.cli.predict", "segment images with a SavedModel"),
+    "predict": ("deeplab_axial.cli.predict", "segment images and videos"),
+    "submit": ("deeplab_axial.cli.submit", "write files for the servers of COCO and Cityscapes"),
+    "report": ("deeplab_axial.cli.report", "write an HTML page about a run, or two runs side by side"),
     "import_deeplab2": ("deeplab_axial.cli.import_deeplab2", "turn a DeepLab2 checkpoint into one of ours"),
     "describe": ("deeplab_axial.cli.describe", "print the stages, parameters and multiply-adds of a config"),
     "make_scenes": ("deeplab_axial.cli.make_scenes", "write the synthetic data set of the demo"),
@@ -100,7 +104,7 @@ def _import_quietly(name: str) -> types.ModuleType:
 
 def _overview() -> str:
     lines = ["usage: deeplab-axial COMMAND [--option=value ...]", ""]
-    lines += [f"  {name:<12} {what}" for name, (_, what) in COMMANDS.items()]
+    lines += [f"  {name:<15} {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join([*lines, "", "deeplab-axial COMMAND --help lists the options of a command."])
 
 

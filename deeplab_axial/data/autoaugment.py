@@ -54,7 +54,7 @@ def solarize(image: tf.Tensor, threshold: int) -> tf.Tensor:
 
 def color(image: tf.Tensor, factor: float) -> tf.Tensor:
     """Saturation: 0 gives grey, 1 the image."""
-    return _blend(tf.image.rgb_to_grayscale(image), image, factor)
+    return blend(tf.image.rgb_to_grayscale(image), image, factor)
 
 
 def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
@@ -65,12 +65,12 @@ def contrast(image: tf.Tensor, factor: float) -> tf.Tensor:
     """
     size = tf.cast(tf.shape(image), tf.float32)
     grey = tf.minimum(size[0] * size[1] / 256.0, 255.0)
-    return _blend(tf.fill([1, 1, 1], tf.cast(grey, tf.uint8)), image, factor)
+    return blend(tf.fill([1, 1, 1], tf.cast(grey, tf.uint8)), image, factor)
 
 
 def brightness(image: tf.Tensor, factor: float) -> tf.Tensor:
     """0 gives black, 1 the image."""
-    return _blend(tf.zeros([1, 1, 1], tf.uint8), image, factor)
+    return blend(tf.zeros([1, 1, 1], tf.uint8), image, factor)
 
 
 def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
@@ -82,10 +82,10 @@ def sharpness(image: tf.Tensor, factor: float) -> tf.Tensor:
     height, width = tf.unstack(tf.shape(image)[:2])
     y, x = tf.range(height)[:, None], tf.range(width)
     inside = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
-    return _blend(tf.where(inside[..., None], tf.cast(smooth, tf.uint8), image), image, factor)
+    return blend(tf.where(inside[..., None], tf.cast(smooth, tf.uint8), image), image, factor)
 
 
-def _blend(low: tf.Tensor, image: tf.Tensor, factor: float) -> tf.Tensor:
+def blend(low: tf.Tensor, image: tf.Tensor, factor: float) -> tf.Tensor:
     """low + factor * (image - low), cut to uint8; `low` is uint8 of the image's shape or broadcast to it."""
     low, image = tf.cast(low, tf.float32), tf.cast(image, tf.float32)
     return tf.cast(tf.clip_by_value(low + factor * (image - low), 0.0, 255.0), tf.uint8)

@@ -10,8 +10,10 @@ import tensorflow as tf
 from deeplab_axial.data import pipeline, records
 from deeplab_axial.errors import InputError
 
-# What TensorFlow raises for a record that is damaged, that does not parse, or that an assertion refuses.
-_DATA_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.DataLossError)
+# What TensorFlow raises for a record that is damaged, that does not parse, or that an assertion refuses. A message that
+# quotes bytes of the record may end as UnicodeDecodeError.
+_DATA_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.DataLossError, UnicodeDecodeError)
+_LONGEST_REASON = 200
 _ASSERTION = re.compile(r"assertion failed: \[(.*)\]\s*$", re.MULTILINE)
 
 
@@ -47,7 +49,7 @@ def _find_broken_record(files: tuple[str, ...], with_panoptic: bool) -> str | No
                 if problem is not None:
                     return f"{path}, record {number}: {problem} Convert the data set again."
         except tf.errors.DataLossError as error:
-            return f"{path}, record {number + 1}: it is damaged ({_reason(error)}). Convert the data set again."
+            return f"{path}, record {number + 1}: it is damaged ({reason(error)}). Convert the data set again."
     return None
 
 
@@ -56,24 +58,31 @@ def _problem(serialized: tf.Tensor, with_panoptic: bool) -> str | None:
     try:
         name = records.parse_example(serialized)[records.FILENAME].numpy().decode(errors="replace")
     except _DATA_ERRORS as error:
-        return f"it is no image with features as {records.ENCODED!r} ({_reason(error)})."
+        return f"it is no image with features as {records.ENCODED!r} ({reason(error)})."
     try:
         pipeline.decode(serialized, with_panoptic=False)
     except _DATA_ERRORS as error:
-        return f"image {name!r} does not decode ({_reason(error)}). Replace it."
+        return f"image {name!r} does not decode ({reason(error)}). Replace it."
     try:
         pipeline.decode(serialized, with_panoptic)
     except _DATA_ERRORS as error:
-        return f"the panoptic map of image {name!r} does not decode ({_reason(error)})."
+        return f"the panoptic map of image {name!r} does not decode ({reason(error)})."
     return None
 
 
-def _refusal(error: tf.errors.OpError) -> str | None:
+def _refusal(error: tf.errors.OpError | UnicodeDecodeError) -> str | None:
     """The message of a tf.debugging.Assert, without TensorFlow's frame around it."""
-    found = _ASSERTION.search(error.message)
+    found = _ASSERTION.search(_message(error))
     return found and found[1]
 
 
-def _reason(error: tf.errors.OpError) -> str:
-    text = next((line for line in error.message.splitlines() if line.strip()), type(error).__name__)
-    return re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:\w+\].*$", "", text).strip()
+def reason(error: tf.errors.OpError | UnicodeDecodeError) -> str:
+    """What TensorFlow says of a record, in one short line and without its frame."""
+    text = next((line for line in _message(error).splitlines() if line.strip()), type(error).__name__)
+    text = re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:\w+\].*$", "", text).strip()
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+
+
+def _message(error: tf.errors.OpError | UnicodeDecodeError) -> str:
+    return error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else error.message

@@ -4,6 +4,11 @@
 import colorsys
 import dataclasses
 import functools
+import pathlib
+
+# One textproto for each data set that is shipped; `builders.label_spaces` reads them.
+SHIPPED_FOLDER = pathlib.Path(__file__).parents[1] / "label_spaces"
+SHIPPED_NAMES = tuple(sorted(path.name.removesuffix(".textproto") for path in SHIPPED_FOLDER.glob("*.textproto")))
 
 
 def distinct_color(i: int) -> tuple[int, int, int]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records: one image with its panoptic map, as a tf.train.Example.
 
-The feature keys are DeepLab2's, so either project reads the other's files. Panoptic maps come in two encodings:
+The feature keys are DeepLab2's, whose files are read, too. Panoptic maps come in two encodings:
 "png", which we write (24-bit RGB, panoptic id = R + 256 G + 65536 B), and "raw", which DeepLab2 writes (little-endian
-int32, row by row). `image/segmentation/crowd_ids` is ours: official panoptic quality treats crowd by itself.
+int32, row by row). `image/segmentation/crowd_ids` is ours: official panoptic quality treats crowd by itself. So are
+`segment_ids` and `segment_areas`, which keep what the annotation says of its segments for the check of a data set.
 """
 
 import io
@@ -24,12 +25,18 @@ CHANNELS = "image/channels"
 SEGMENTATION = "image/segmentation/class/encoded"
 SEGMENTATION_FORMAT = "image/segmentation/class/format"
 CROWD_IDS = "image/segmentation/crowd_ids"
+SEGMENT_IDS = "image/segmentation/segment_ids"
+SEGMENT_AREAS = "image/segmentation/segment_areas"
+CLASS_LABEL = "image/class/label"
+CLASS_TEXT = "image/class/text"
 
 PNG = "png"
 RAW = "raw"
 MAX_PANOPTIC_ID = 2**24 - 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_WEIGHTS = (1, 256, 65536)
+# What Pillow raises for PNGs that are broken or larger than it dares to read.
+PNG_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def encode_panoptic_png(panoptic: np.ndarray) -> bytes:
@@ -84,7 +91,7 @@ def decode_panoptic(encoded: bytes, encoding: str, height: int, width: int) -> n
     try:
         image = Image.open(io.BytesIO(encoded))
         planes = np.asarray(image.convert("RGB"), np.int32)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
+    except PNG_ERRORS as error:
         raise InputError(f"{SEGMENTATION} is not a readable PNG ({error}). Convert the data set again.") from error
     if planes.shape[:2] != (height, width):
         raise InputError(
@@ -108,8 +115,9 @@ def decode_panoptic_tf(encoded: tf.Tensor, encoding: tf.Tensor, height: tf.Tenso
     """
 
     def from_png():
-        planes = tf.cast(tf.io.decode_png(encoded, channels=3), tf.int32)  # [h, w, 3]
-        return tf.reduce_sum(planes * tf.constant(_PNG_WEIGHTS, tf.int32), axis=-1)
+        # Red, green, blue and alpha are the bytes of a little-endian int32 as they lie there: nothing is copied.
+        planes = tf.io.decode_png(encoded, channels=4)  # [h, w, 4]
+        return tf.bitwise.bitwise_and(tf.bitcast(planes, tf.int32), MAX_PANOPTIC_ID)
 
     def from_raw():
         return tf.reshape(tf.io.decode_raw(encoded, tf.int32, little_endian=True), shape)
@@ -132,6 +140,10 @@ def encode_example(
     width: int,
     panoptic: np.ndarray | None,
     crowd_ids: Sequence[int] = (),
+    segment_ids: Sequence[int] = (),
+    segment_areas: Sequence[int] = (),
+    class_label: int | None = None,
+    class_text: str = "",
 ) -> bytes:
     """One record.
 
@@ -143,6 +155,10 @@ def encode_example(
       width: width of the image, pixels.
       panoptic: panoptic ids, integers [height, width]; None for images without ground truth.
       crowd_ids: panoptic ids of the crowd segments, in the order of the annotation.
+      segment_ids: panoptic ids of all segments, in the order of the annotation.
+      segment_areas: their areas as the annotation says, pixels; -1 where it does not.
+      class_label: class id of the whole image; None where there is none.
+      class_text: the name of this class.
 
     Returns:
       A serialised tf.train.Example.
@@ -151,6 +167,8 @@ def encode_example(
         raise ValueError(f"image_format must be 'jpeg' or 'png'. Received: {image_format!r}")
     if panoptic is not None and panoptic.shape != (height, width):
         raise ValueError(f"panoptic must be [height, width] = {(height, width)}. Received: {panoptic.shape}")
+    if len(segment_areas) != len(segment_ids):
+        raise ValueError(f"segment_areas must be one for each segment. Received: {len(segment_areas)}")
     features = {
         ENCODED: _bytes_feature(image_bytes),
         FILENAME: _bytes_feature(filename.encode()),
@@ -163,6 +181,11 @@ def encode_example(
         features[SEGMENTATION] = _bytes_feature(encode_panoptic_png(panoptic))
         features[SEGMENTATION_FORMAT] = _bytes_feature(PNG.encode())
         features[CROWD_IDS] = _int_feature(crowd_ids)
+        features[SEGMENT_IDS] = _int_feature(segment_ids)
+        features[SEGMENT_AREAS] = _int_feature(segment_areas)
+    if class_label is not None:
+        features[CLASS_LABEL] = _int_feature([class_label])
+        features[CLASS_TEXT] = _bytes_feature(class_text.encode())
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return example.SerializeToString(deterministic=True)
 
@@ -183,7 +206,8 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
     Returns:
       The features under their keys. Strings []: ENCODED, FILENAME, SEGMENTATION and SEGMENTATION_FORMAT (the last two
-      empty without ground truth). int64 []: HEIGHT, WIDTH (pixels). int64 [N]: CROWD_IDS, empty in DeepLab2's files.
+      empty without ground truth). int64 []: HEIGHT, WIDTH (pixels). int64 [N]: CROWD_IDS; int64 [M]: SEGMENT_IDS and
+      SEGMENT_AREAS (pixels, -1 if not known); all empty in DeepLab2's files. int64 []: CLASS_LABEL, -1 without one.
     """
     return tf.io.parse_single_example(
         serialized,
@@ -195,5 +219,8 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
             SEGMENTATION: tf.io.FixedLenFeature([], tf.string, ""),
             SEGMENTATION_FORMAT: tf.io.FixedLenFeature([], tf.string, ""),
             CROWD_IDS: tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+            SEGMENT_IDS: tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+            SEGMENT_AREAS: tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+            CLASS_LABEL: tf.io.FixedLenFeature([], tf.int64, -1),
         },
     )

@@ -3,10 +3,14 @@
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_axial import keys
 from deeplab_axial.data.label_space import LabelSpace
+
+# Bounds the memory of the heatmap: indices and values of a window of sigma 8 are 30 KiB.
+_WINDOWS_AT_ONCE = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,64 +44,98 @@ def make_targets(
       The target entries of keys.TABLE, without the batch axis.
     """
     divisor = label_space.label_divisor
-    semantic = panoptic // divisor  # [H, W]
-    things = tf.constant([i in label_space.thing_ids for i in range(label_space.num_classes)])
-    is_ignored = semantic == label_space.ignore_label
-    is_thing = ~is_ignored & tf.gather(things, tf.where(is_ignored, 0, semantic))
-    listed = tf.reduce_any(panoptic[..., None] == crowd_ids, axis=-1)
-    is_crowd = is_thing & ((panoptic % divisor == 0) | listed)
-    is_instance = is_thing & ~is_crowd
-
-    # Number the instances 1..n in the order of their ids; 0 collects the rest.
-    ids, index = tf.unique(tf.reshape(tf.where(is_instance, panoptic, -1), [-1]))
-    index = tf.reshape(index, tf.shape(panoptic))
-    count = tf.shape(ids)[0]
-    real = ids >= 0  # the entry of -1 is no instance
-    area, center = _areas_and_centers(index, count)
     height, width = (s or t for s, t in zip(panoptic.shape, tf.unstack(tf.shape(panoptic))))
-    ys, xs = tf.range(height), tf.range(width)
-    to_center = tf.gather(center, index) - tf.stack(tf.meshgrid(ys, xs, indexing="ij"), axis=-1)
-    offset_weight = tf.cast(is_instance, tf.float32)
-    small = tf.gather(area < options.small_instance_threshold, index) & is_instance
+    run, begin, length = _find_runs(panoptic)
+    ids, number = tf.unique(tf.gather(tf.reshape(panoptic, [-1]), begin))  # [n], [R]
+    label = ids // divisor
+    things = tf.constant([i in label_space.thing_ids for i in range(label_space.num_classes)])
+    is_ignored = label == label_space.ignore_label
+    is_thing = ~is_ignored & tf.gather(things, tf.where(is_ignored, 0, label))
+    is_crowd = is_thing & ((ids % divisor == 0) | _is_among(ids, crowd_ids))
+    is_instance = is_thing & ~is_crowd
+    area, center = _areas_and_centers(begin, length, number, tf.size(ids), width)
+    is_small = is_instance & (area < options.small_instance_threshold)
+
+    def paint(values):  # [n, ...] -> [H, W, ...]
+        # By way of the runs: their values lie side by side in memory, those of the ids do not.
+        painted = tf.gather(tf.gather(values, number), run)
+        return tf.reshape(painted, [height, width, *values.shape[1:]])
+
+    offset_weight = paint(tf.cast(is_instance, tf.float32))
+    grid = tf.stack(tf.meshgrid(tf.range(height), tf.range(width), indexing="ij"), axis=-1)
+    to_center = paint(tf.cast(center, tf.float32)) - tf.cast(grid, tf.float32)
     return {
-        keys.SEMANTIC_TARGET: semantic,
-        keys.SEMANTIC_WEIGHT: tf.where(small, options.small_instance_weight, 1.0),
-        keys.CENTER_TARGET: _heatmap(tf.boolean_mask(center, real), height, width, options.sigma),
-        keys.CENTER_WEIGHT: 1.0 - tf.cast(is_ignored | is_crowd, tf.float32),
-        keys.OFFSET_TARGET: tf.cast(to_center, tf.float32) * offset_weight[..., None],
+        keys.SEMANTIC_TARGET: paint(label),
+        keys.SEMANTIC_WEIGHT: paint(tf.where(is_small, options.small_instance_weight, 1.0)),
+        keys.CENTER_TARGET: _heatmap(tf.boolean_mask(center, is_instance), height, width, options.sigma),
+        keys.CENTER_WEIGHT: paint(1.0 - tf.cast(is_ignored | is_crowd, tf.float32)),
+        keys.OFFSET_TARGET: to_center * offset_weight[..., None],
         keys.OFFSET_WEIGHT: offset_weight,
     }
 
 
-def _areas_and_centers(index: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pixels [n] and mass centre [n, 2] (y, x; rounded half to even) of each number in the map."""
-    height, width = tf.shape(index)[0], tf.shape(index)[1]
-    flat = tf.reshape(index, [-1])
-    area = tf.math.bincount(flat, minlength=count)
-    # Integer sums in float64: exact, where float32 is not from 2^24 on.
-    ys = tf.repeat(tf.range(height), width)
-    xs = tf.tile(tf.range(width), [height])
-    sums = tf.math.unsorted_segment_sum(tf.cast(tf.stack([ys, xs], axis=-1), tf.float64), flat, count)
-    center = tf.round(sums / tf.cast(tf.maximum(area, 1), tf.float64)[:, None])
-    return area, tf.cast(center, tf.int32)
+def _find_runs(panoptic: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Cuts the map [H, W] into R runs, neighbours in a row with one id: there are far fewer of them than pixels.
+
+    Returns:
+      The number of each pixel's run, int32 [H * W]; the first pixel of each run, int64 [R], counted row by row; its
+      length in pixels, int64 [R].
+    """
+    changes = tf.pad(panoptic[:, 1:] != panoptic[:, :-1], [[0, 0], [1, 0]], constant_values=True)
+    changes = tf.reshape(changes, [-1])
+    begin = tf.where(changes)[:, 0]
+    end = tf.concat([begin[1:], tf.size(changes, tf.int64)[None]], axis=0)
+    return tf.cumsum(tf.cast(changes, tf.int32)) - 1, begin, end - begin
+
+
+def _is_among(ids: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Whether each of `ids` [n] occurs in `others` [N], by binary search."""
+    others = tf.sort(others)
+    place = tf.searchsorted(others, ids)
+    return tf.gather(tf.concat([others, [-1]], axis=0), place) == ids  # no id is -1
+
+
+def _areas_and_centers(
+    begin: tf.Tensor, length: tf.Tensor, number: tf.Tensor, count: tf.Tensor, width: int | tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pixels [n] and mass centre [n, 2] (y, x; rounded half to even, int32) of each id, from its runs.
+
+    Args:
+      begin: int64 [R], see `_find_runs`.
+      length: int64 [R], see `_find_runs`.
+      number: int32 [R], which of the ids the run has.
+      count: n, the number of ids.
+      width: of the map, pixels.
+    """
+    width = tf.cast(width, tf.int64)
+    y, x = begin // width, begin % width
+    sums = tf.stack([length, y * length, x * length + length * (length - 1) // 2], axis=-1)
+    sums = tf.math.unsorted_segment_sum(sums, number, count)
+    area = sums[:, 0]
+    return area, tf.cast(tf.round(sums[:, 1:] / area[:, None]), tf.int32)
 
 
 def _heatmap(centers: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, sigma: float) -> tf.Tensor:
-    """Largest of the instances' Gaussians, [H, W]; each is cut off 3 sigma + 1 pixels from its centre."""
+    """Largest of the instances' Gaussians, [H, W]; each is cut off 3 sigma + 1 pixels from its centre [n, 2]."""
     reach = int(3 * sigma + 1)
     # The window of int(6 sigma + 3) pixels reaches one pixel less far below and to the right when 6 sigma is odd.
-    beyond = int(6 * sigma + 3) - reach - 1
+    side = int(6 * sigma + 3)
+    distance = np.arange(side) - reach
+    gaussian = np.exp(-np.square(distance) / (2.0 * sigma**2)).astype(np.float32)
+    window = tf.constant(np.outer(gaussian, gaussian).ravel())
+    # On a map with a border as wide as a window no window ends outside.
+    row = width + side
+    places = tf.reshape(tf.range(side)[:, None] * row + tf.range(side), [-1])
+    first = centers[:, 0] * row + centers[:, 1]
+    count = tf.size(first)
 
-    def gaussian(length, center):  # -> [n, length]
-        distance = tf.range(length)[None, :] - center[:, None]
-        inside = (distance >= -reach) & (distance <= beyond)
-        return tf.where(inside, tf.exp(-tf.square(tf.cast(distance, tf.float32)) / (2.0 * sigma**2)), 0.0)
+    def add(done, heatmap):
+        some = first[done : done + _WINDOWS_AT_ONCE]
+        places_of_some = tf.reshape(some[:, None] + places, [-1, 1])
+        values = tf.tile(window, [tf.size(some)])
+        return done + _WINDOWS_AT_ONCE, tf.tensor_scatter_nd_max(heatmap, places_of_some, values)
 
-    # Gaussians are separable, but their maximum is not: instance by instance, rows times columns.
-    rows, columns = gaussian(height, centers[:, 0]), gaussian(width, centers[:, 1])
-
-    def add(heatmap, row_and_column):
-        row, column = row_and_column
-        return tf.maximum(heatmap, row[:, None] * column[None, :])
-
-    return tf.foldl(add, (rows, columns), initializer=tf.zeros([height, width]))
+    empty = tf.zeros([(height + side) * row])
+    _, heatmap = tf.while_loop(lambda done, _: done < count, add, (0, empty), parallel_iterations=1)
+    heatmap = tf.reshape(heatmap, [height + side, row])
+    return heatmap[reach : reach + height, reach : reach + width]

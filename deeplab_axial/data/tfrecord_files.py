@@ -4,9 +4,10 @@
 Every path may be anything that `tf.io.gfile` takes, as "gs://...".
 """
 
+import contextlib
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -32,6 +33,43 @@ class Shard(NamedTuple):
     bytes: int
 
 
+class WriteError(InputError):
+    """A file cannot be written: the disk is full, or the folder is read-only or gone."""
+
+
+@contextlib.contextmanager
+def _complete_or_absent(path: str) -> Iterator[str]:
+    """Yields the name to write under; the file gets its own name at the end, or leaves nothing behind."""
+    partial = f"{path}.partial"  # in the same folder, since renaming is atomic inside one file system only
+    try:
+        yield partial
+        with _writing(path):
+            tf.io.gfile.rename(partial, path, overwrite=True)
+    except BaseException:
+        if tf.io.gfile.exists(partial):
+            tf.io.gfile.remove(partial)
+        raise
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        raise WriteError(f"{path} cannot be written ({error}). Make room, or name another folder.") from error
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file that is complete or absent.
+
+    Raises:
+      WriteError: the file cannot be written.
+    """
+    path = os.fspath(path)
+    with _complete_or_absent(path) as partial, _writing(path), tf.io.gfile.GFile(partial, "w") as file:
+        file.write(text)
+
+
 def write_shard(folder: str | os.PathLike, file: str, examples: Iterable[bytes]) -> Shard:
     """Writes a TFRecord file that is complete or absent.
 
@@ -42,21 +80,24 @@ def write_shard(folder: str | os.PathLike, file: str, examples: Iterable[bytes])
 
     Returns:
       What was written.
+
+    Raises:
+      WriteError: the file cannot be written.
     """
     path = os.path.join(folder, file)
-    partial = f"{path}.partial"  # in the same folder, since renaming is atomic inside one file system only
     count = 0
-    try:
-        with tf.io.TFRecordWriter(partial) as writer:
-            for example in examples:
-                writer.write(example)
+    with _complete_or_absent(path) as partial:
+        with _writing(path):
+            writer = tf.io.TFRecordWriter(partial)
+        try:
+            for example in examples:  # outside of `_writing`: what goes wrong in here is not the folder's fault
+                with _writing(path):
+                    writer.write(example)
                 count += 1
+        finally:
+            with _writing(path):
+                writer.close()
         size = tf.io.gfile.stat(partial).length
-        tf.io.gfile.rename(partial, path, overwrite=True)
-    except BaseException:
-        if tf.io.gfile.exists(partial):
-            tf.io.gfile.remove(partial)
-        raise
     return Shard(file, count, int(size))
 
 

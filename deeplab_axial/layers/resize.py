@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resizing of feature maps."""
 
+import math
+
 import tensorflow as tf
 
 
@@ -16,7 +18,43 @@ def resize_bilinear(x: tf.Tensor, size: tuple | tf.Tensor) -> tf.Tensor:
     Returns:
       [B, H, W, C] in the dtype of `x`.
     """
-    if not tf.is_tensor(size) and tuple(x.shape[1:3]) == tuple(size):
+    known = tf.get_static_value(size) if tf.is_tensor(size) else size
+    old = tuple(x.shape[1:3])
+    if known is None or None in old:
+        return tf.cast(_by_operation(tf.cast(x, tf.float32), size), x.dtype)
+    new = tuple(int(n) for n in known)
+    if old == new:
         return x
-    out = tf.raw_ops.ResizeBilinear(images=tf.cast(x, tf.float32), size=size, align_corners=True)
+    out = tf.cast(x, tf.float32)
+    if all(_has_exact_steps(*sides) for sides in zip(old, new)):
+        out = _by_operation(out, new)
+    else:
+        for axis in (1, 2):
+            out = _resize_axis(out, axis, old[axis - 1], new[axis - 1])
     return tf.cast(out, x.dtype)
+
+
+def _by_operation(x: tf.Tensor, size: tuple | tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
+
+
+def _has_exact_steps(old: int, new: int) -> bool:
+    """Whether float32 holds (old - 1) / (new - 1), and so every position between two pixels, exactly.
+
+    Where it does not, ResizeBilinear compiled by XLA (TensorFlow 2.21) may read the wrong pixel: from 129 to 385 it is
+    a whole pixel off in places. Sides stride * k + 1 always have exact steps.
+    """
+    divisor = max(new - 1, 1)
+    divisor //= math.gcd(old - 1, divisor)
+    return divisor & (divisor - 1) == 0
+
+
+def _resize_axis(x: tf.Tensor, axis: int, old: int, new: int) -> tf.Tensor:
+    """Interpolates along one axis, 1 or 2, by whole-number arithmetic."""
+    divisor = max(new - 1, 1)
+    position = tf.range(new) * (old - 1)
+    low = position // divisor
+    weight = tf.cast(position % divisor, tf.float32) / float(divisor)
+    below = tf.gather(x, low, axis=axis)
+    above = tf.gather(x, tf.minimum(low + 1, old - 1), axis=axis)
+    return below + (above - below) * tf.reshape(weight, [-1, 1, 1] if axis == 1 else [-1, 1])

@@ -3,6 +3,9 @@
 
 Definition: Kirillov et al., "Panoptic Segmentation", 2019 (https://arxiv.org/abs/1801.00868). Where the paper leaves a
 choice open, the rule is that of `panopticapi`, so the numbers equal those of the COCO and Cityscapes servers.
+
+DeepLab2's panoptic quality is another number: its conversion of the data makes crowd void (`treat_crowd_as_ignore`),
+and its metric knows no crowd. `crowd_as_void` does the former; what remains of the rules is the same for both.
 """
 
 import dataclasses
@@ -13,49 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deeplab_axial.metrics.segments import Overlaps, Segments, find_overlaps, integer_vector, positions, some, sum_at
+
 # In the maps that are compared, this id is void whatever the segment lists say.
 _VOID = 0
-# Both ids of a pixel are packed into one uint64.
-_ID_BITS = 32
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Segments:
-    """The segments of one map, in the order of its annotation; sequences become arrays.
-
-    Attributes:
-      ids: [S] int64, distinct.
-      categories: [S] int64.
-      is_crowd: [S] bool. None: no segment is a crowd. Ignored for predictions.
-      areas: [S] int64, pixels. None: counted from the map. The official tool reads those of the ground truth from its
-        JSON file, which counts where file and map disagree. Ignored for predictions.
-
-    Raises:
-      ValueError: wrong type or length, repeated ids, negative ids or areas.
-    """
-
-    ids: ArrayLike
-    categories: ArrayLike
-    is_crowd: ArrayLike | None = None
-    areas: ArrayLike | None = None
-
-    def __post_init__(self):
-        ids = _integer_vector("ids", self.ids)
-        is_crowd = np.zeros(ids.size, bool) if self.is_crowd is None else np.asarray(self.is_crowd).astype(bool)
-        fields = {"ids": ids, "categories": _integer_vector("categories", self.categories), "is_crowd": is_crowd}
-        if self.areas is not None:
-            fields["areas"] = _integer_vector("areas", self.areas)
-        for name, array in fields.items():
-            if array.shape != ids.shape:
-                raise ValueError(f"{name} must have one entry a segment, shape {ids.shape}. Received: {array.shape}")
-            if name in ("ids", "areas") and (array < 0).any():
-                raise ValueError(f"{name} must not be negative. Received: {_some(array[array < 0])}")
-            object.__setattr__(self, name, array)
-        values, counts = np.unique(ids, return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(
-                f"ids must be distinct within one map. Received more than once: {_some(values[counts > 1])}"
-            )
 
 
 class ClassQuality(NamedTuple):
@@ -170,7 +134,7 @@ class PanopticQuality:
             differ, a category is unknown, the ground truth lists id 0 as a segment or gives a matched segment area 0.
             The metric is left as it was.
         """
-        overlaps = _overlaps(gt_map, pred_map, self._where(image_name))
+        overlaps = find_overlaps(gt_map, pred_map, self._where(image_name))
         return self._add(overlaps, gt_segments, pred_segments, image_name)
 
     def update_from_panoptic_ids(
@@ -203,18 +167,18 @@ class PanopticQuality:
         where = self._where(image_name)
         if label_divisor < 1:
             raise ValueError(f"{where}: label_divisor must be at least 1. Received: {label_divisor}")
-        crowds = _integer_vector("crowd_ids", crowd_ids)
+        crowds = integer_vector("crowd_ids", crowd_ids)
         crowds = crowds[crowds >= 0]
         if void_id in crowds or np.unique(crowds).size < crowds.size:
-            raise ValueError(f"{where}: crowd_ids must be distinct and not void ({void_id}). Received: {_some(crowds)}")
-        overlaps = _overlaps(gt, pred, where)
+            raise ValueError(f"{where}: crowd_ids must be distinct and not void ({void_id}). Received: {some(crowds)}")
+        overlaps = find_overlaps(gt, pred, where)
         gt_ids = np.unique(overlaps.gt[overlaps.gt != void_id])
         pred_ids = np.unique(overlaps.pred[overlaps.pred != void_id])
         gt_ids = np.concatenate([gt_ids[~np.isin(gt_ids, crowds)], crowds])
         # Ids move up by one, for 0 is void from here on but may be a segment so far (class 0, instance 0).
         gt_segments = Segments(gt_ids + 1, gt_ids // label_divisor, np.isin(gt_ids, crowds))
         pred_segments = Segments(pred_ids + 1, pred_ids // label_divisor)
-        overlaps = _Overlaps(
+        overlaps = Overlaps(
             np.where(overlaps.gt == void_id, _VOID, overlaps.gt + 1),
             np.where(overlaps.pred == void_id, _VOID, overlaps.pred + 1),
             overlaps.pixels,
@@ -252,7 +216,7 @@ class PanopticQuality:
     def _where(self, image_name: str | None) -> str:
         return f"Image number {len(self.per_image)} (from 0)" if image_name is None else f"Image {image_name!r}"
 
-    def _add(self, overlaps: "_Overlaps", gt: Segments, pred: Segments, image_name: str | None) -> ImageQuality:
+    def _add(self, overlaps: Overlaps, gt: Segments, pred: Segments, image_name: str | None) -> ImageQuality:
         where = self._where(image_name)
         gt_class = self._classes(gt, f"{where}, ground truth")
         pred_class = self._classes(pred, f"{where}, prediction")
@@ -265,42 +229,18 @@ class PanopticQuality:
 
     def _classes(self, segments: Segments, where: str) -> np.ndarray:
         """[S]: the column of each segment's category in the totals."""
-        classes = _positions(self._category_ids, segments.categories)
+        classes = positions(self._category_ids, segments.categories)
         if (classes < 0).any():
             unknown = np.unique(segments.categories[classes < 0])
             raise ValueError(
-                f"{where}: every segment's category must be one of {_some(self._category_ids)}. "
-                f"Received: {_some(unknown)}. Add it to the categories, or make these pixels void."
+                f"{where}: every segment's category must be one of {some(self._category_ids)}. "
+                f"Received: {some(unknown)}. Add it to the categories, or make these pixels void."
             )
         return classes
 
 
-class _Overlaps(NamedTuple):
-    """[P] int64 each: the pairs of ids that share pixels, and how many."""
-
-    gt: np.ndarray
-    pred: np.ndarray
-    pixels: np.ndarray
-
-
-def _overlaps(gt: ArrayLike, pred: ArrayLike, where: str) -> _Overlaps:
-    gt, pred = np.asarray(gt), np.asarray(pred)
-    if gt.shape != pred.shape or gt.ndim != 2:
-        raise ValueError(f"{where}: both maps must be [H, W], of one shape. Received: {gt.shape} and {pred.shape}")
-    for name, ids in (("ground truth", gt), ("prediction", pred)):
-        if ids.dtype.kind not in "iu":
-            raise ValueError(f"{where}: the map of the {name} must hold integers. Received: {ids.dtype}")
-        if ids.size and (ids.min() < 0 or ids.max() >= 2**_ID_BITS):
-            raise ValueError(
-                f"{where}: ids of the {name} must lie in [0, 2^{_ID_BITS}). Received: {ids.min()} to {ids.max()}"
-            )
-    shift, low = np.uint64(_ID_BITS), np.uint64(2**_ID_BITS - 1)
-    packed, pixels = np.unique((gt.astype(np.uint64) << shift) | pred.astype(np.uint64), return_counts=True)
-    return _Overlaps((packed >> shift).astype(np.int64), (packed & low).astype(np.int64), pixels.astype(np.int64))
-
-
 def _compare(
-    overlaps: _Overlaps,
+    overlaps: Overlaps,
     gt: Segments,
     pred: Segments,
     gt_class: np.ndarray,
@@ -310,23 +250,23 @@ def _compare(
 ) -> np.ndarray:
     """[4, C]: sum of IoU, tp, fp and fn of one image."""
     # Of each overlap: its segment's place in the list, or -1.
-    gt_at, pred_at = _positions(gt.ids, overlaps.gt), _positions(pred.ids, overlaps.pred)
-    pred_area = _sum_at(pred_at, overlaps.pixels, pred.ids.size)
+    gt_at, pred_at = positions(gt.ids, overlaps.gt), positions(pred.ids, overlaps.pred)
+    pred_area = sum_at(pred_at, overlaps.pixels, pred.ids.size)
     _check_ids(gt.ids, overlaps.pred[(pred_at < 0) & (overlaps.pred != _VOID)], pred.ids[pred_area == 0], where)
-    gt_area = _sum_at(gt_at, overlaps.pixels, gt.ids.size) if gt.areas is None else gt.areas
-    void_area = _sum_at(np.where(overlaps.gt == _VOID, pred_at, -1), overlaps.pixels, pred.ids.size)
+    gt_area = sum_at(gt_at, overlaps.pixels, gt.ids.size) if gt.areas is None else gt.areas
+    void_area = sum_at(np.where(overlaps.gt == _VOID, pred_at, -1), overlaps.pixels, pred.ids.size)
 
     paired = np.flatnonzero((gt_at >= 0) & (pred_at >= 0))
     g, p, intersection = gt_at[paired], pred_at[paired], overlaps.pixels[paired]
     last_crowd = np.full(num_classes, -1)
     np.maximum.at(last_crowd, gt_class[gt.is_crowd], np.flatnonzero(gt.is_crowd))
-    crowd_area = _sum_at(np.where(g == last_crowd[pred_class[p]], p, -1), intersection, pred.ids.size)
+    crowd_area = sum_at(np.where(g == last_crowd[pred_class[p]], p, -1), intersection, pred.ids.size)
 
     comparable = ~gt.is_crowd[g] & (gt_class[g] == pred_class[p])
     g, p, intersection = g[comparable], p[comparable], intersection[comparable]
     union = pred_area[p] + gt_area[g] - intersection - void_area[p]
     if (union <= 0).any():
-        bad = _some(gt.ids[g[union <= 0]])
+        bad = some(gt.ids[g[union <= 0]])
         raise ValueError(f"{where}: ground-truth segments with pixels need an area. Received: 0 for ids {bad}")
     iou = intersection / union
     matched = iou > 0.5
@@ -347,12 +287,12 @@ def _check_ids(gt_ids: np.ndarray, unlisted: np.ndarray, absent: np.ndarray, whe
     if unlisted.size:
         raise ValueError(
             f"{where}: every id of the predicted map must be in its segment list. "
-            f"Received ids without segment: {_some(np.unique(unlisted))}. List them, or set these pixels to {_VOID}."
+            f"Received ids without segment: {some(np.unique(unlisted))}. List them, or set these pixels to {_VOID}."
         )
     if absent.size:
         raise ValueError(
             f"{where}: every predicted segment must have pixels in its map. "
-            f"Received ids without pixels: {_some(absent)}. Remove them from the segment list."
+            f"Received ids without pixels: {some(absent)}. Remove them from the segment list."
         )
 
 
@@ -372,29 +312,18 @@ def _mean_quality(totals: np.ndarray) -> MeanQuality:
     return MeanQuality(*(float(q.sum()) / max(n, 1) for q in _quality(totals)), n)
 
 
-def _positions(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where each value stands in `ids`, which are distinct; -1 where it does not."""
-    if not ids.size:
-        return np.full(values.shape, -1)
-    order = np.argsort(ids)
-    at = order[np.minimum(np.searchsorted(ids, values, sorter=order), ids.size - 1)]
-    return np.where(ids[at] == values, at, -1)
+def crowd_as_void(gt: np.ndarray, crowd_ids: Sequence[int] | np.ndarray, void_id: int) -> np.ndarray:
+    """A ground truth as DeepLab2 evaluates it, for its panoptic quality: crowd is void.
 
+    A prediction on crowd is forgiven then whatever its class, and crowd pixels do not count in the union: the figure is
+    a little higher than the official one.
 
-def _sum_at(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """[size] int64: the sum of the values of each index; negative indices are left out."""
-    total = np.zeros(size, np.int64)
-    np.add.at(total, index[index >= 0], values[index >= 0])
-    return total
+    Args:
+      gt: [H, W] panoptic ids.
+      crowd_ids: ids of the crowd segments; ids that do not occur are of no effect.
+      void_id: panoptic id of void pixels.
 
-
-def _integer_vector(name: str, values: ArrayLike) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(f"{name} must be a vector of integers. Received: {array.dtype} of shape {array.shape}")
-    return array.astype(np.int64)
-
-
-def _some(values: np.ndarray) -> str:
-    """The first few, for a message."""
-    return ", ".join(map(str, values[:8].tolist())) + (", ..." if len(values) > 8 else "")
+    Returns:
+      [H, W], of the same type.
+    """
+    return np.where(np.isin(gt, crowd_ids), np.asarray(void_id, gt.dtype), gt)

@@ -2,8 +2,27 @@
 """From semantic and instance maps to one panoptic map, by majority vote (Cheng et al. 2020, section 3.3)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
+
+
+class Merged(NamedTuple):
+    """What merging decides, of K slots of instances and C classes.
+
+    Attributes:
+      panoptic: [H, W] int32, panoptic ids.
+      instance_classes: [K] int32, class of each instance; -1 where a slot has no pixels.
+      instance_ids: [K] int32, panoptic id of each instance; void's where a slot has no pixels or too few.
+      instance_areas: [K] int32, pixels.
+      stuff_areas: [C] int32, pixels of each stuff segment in the panoptic map; 0 for things and where it has too few.
+    """
+
+    panoptic: tf.Tensor
+    instance_classes: tf.Tensor
+    instance_ids: tf.Tensor
+    instance_areas: tf.Tensor
+    stuff_areas: tf.Tensor
 
 
 def merge(
@@ -17,7 +36,7 @@ def merge(
     ignore_label: int,
     stuff_area_limit: int = 0,
     thing_area_limit: int = 0,
-) -> tf.Tensor:
+) -> Merged:
     """Joins the maps; an instance takes the class that most of its pixels have (the smallest of equals).
 
     Instance ids count from 1 in each class, in the order in which the instances first appear. Thing pixels without an
@@ -36,7 +55,7 @@ def merge(
       thing_area_limit: least pixels of an instance.
 
     Returns:
-      [H, W] int32.
+      The panoptic map and its segments.
     """
     slots = num_instances + 1
     instance = tf.where(valid, instance, 0)
@@ -63,4 +82,10 @@ def merge(
     kept = tf.logical_not(is_thing) & (class_area >= stuff_area_limit)
     stuff_id = tf.where(kept, tf.range(num_classes) * label_divisor, void)  # [C]; things without instance are void
     of_thing, of_stuff = tf.gather(instance_id, tf.maximum(instance - 1, 0)), tf.gather(stuff_id, semantic)
-    return tf.where(valid, tf.where(instance > 0, of_thing, of_stuff), void)
+    return Merged(
+        panoptic=tf.where(valid, tf.where(instance > 0, of_thing, of_stuff), void),
+        instance_classes=tf.where(area > 0, winner, -1),
+        instance_ids=instance_id,
+        instance_areas=area,
+        stuff_areas=tf.where(kept, class_area, 0),
+    )

@@ -7,12 +7,22 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from deeplab_axial import keys
-from deeplab_axial.postprocessing import instances, merging
+from deeplab_axial.postprocessing import instances, merging, scores
+
+_OF_INSTANCES = (
+    keys.INSTANCE_MAP,
+    keys.CENTERS,
+    keys.CENTER_SCORES,
+    keys.NUM_CENTERS,
+    keys.INSTANCE_SCORES,
+    keys.INSTANCE_CLASSES,
+    keys.INSTANCE_PANOPTIC_IDS,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class PostProcessor:
-    """Finds centres, groups pixels and merges, image by image.
+    """Finds centres, groups pixels, merges and scores, image by image.
 
     Attributes:
       num_classes: channels of the logits.
@@ -46,51 +56,46 @@ class PostProcessor:
             instances and is void. None: there is no padding.
 
         Returns:
-          The prediction entries of keys.TABLE.
+          The prediction entries of keys.TABLE; those of centres and instances only with a heatmap.
         """
-        scores = outputs[keys.SEMANTIC_PROBS if keys.SEMANTIC_PROBS in outputs else keys.SEMANTIC_LOGITS]
-        semantic = tf.argmax(scores, axis=-1, output_type=tf.int32)
+        key = keys.SEMANTIC_PROBS if keys.SEMANTIC_PROBS in outputs else keys.SEMANTIC_LOGITS
+        maps = {key: outputs[key], keys.SEMANTIC_MAP: tf.argmax(outputs[key], axis=-1, output_type=tf.int32)}
+        if keys.CENTER_HEATMAP in outputs:
+            maps[keys.CENTER_HEATMAP] = tf.squeeze(tf.cast(outputs[keys.CENTER_HEATMAP], tf.float32), -1)
+            maps[keys.OFFSET_MAP] = tf.cast(outputs[keys.OFFSET_MAP], tf.float32)
+        batch, height, width = tf.unstack(tf.shape(maps[keys.SEMANTIC_MAP]))
         if sizes is None:
-            sizes = tf.tile(tf.shape(semantic)[None, 1:], [tf.shape(semantic)[0], 1])
-        if keys.CENTER_HEATMAP not in outputs:
-            panoptic = tf.map_fn(
-                lambda maps: self._merge(maps[0], tf.zeros_like(maps[0]), _inside(*maps)),
-                (semantic, sizes),
-                fn_output_signature=tf.int32,
+            sizes = tf.tile([[height, width]], [batch, 1])
+        produced = [keys.PANOPTIC_MAP, keys.STUFF_SCORES]
+        if keys.CENTER_HEATMAP in outputs:
+            produced += _OF_INSTANCES
+        # Over numbers, not over the maps: these would be copied. One after the other, for the sake of memory.
+        return {keys.SEMANTIC_MAP: maps[keys.SEMANTIC_MAP]} | tf.map_fn(
+            lambda i: self._one({name: value[i] for name, value in maps.items()}, sizes[i]),
+            tf.range(batch),
+            fn_output_signature={name: tf.as_dtype(keys.TABLE[name].dtype) for name in produced},
+            parallel_iterations=1,
+        )
+
+    def _one(self, maps: Mapping[str, tf.Tensor], size: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Predictions of one image from its maps, without batch axis, and its size [2]."""
+        semantic = maps[keys.SEMANTIC_MAP]
+        shape = tf.shape(semantic)
+        inside = (tf.range(shape[0]) < size[0])[:, None] & (tf.range(shape[1]) < size[1])[None, :]
+        predictions = {}
+        instance, center_scores = tf.zeros_like(semantic), tf.zeros([self.keep_k_centers])
+        if keys.CENTER_HEATMAP in maps:
+            centers, center_scores, count = instances.find_centers(
+                tf.where(inside, maps[keys.CENTER_HEATMAP], 0.0),
+                self.center_score_threshold,
+                self.nms_kernel,
+                self.keep_k_centers,
             )
-            return {keys.SEMANTIC_MAP: semantic, keys.PANOPTIC_MAP: panoptic}
-        heatmap = tf.squeeze(tf.cast(outputs[keys.CENTER_HEATMAP], tf.float32), -1)
-        offsets = tf.cast(outputs[keys.OFFSET_MAP], tf.float32)
-        return {keys.SEMANTIC_MAP: semantic} | tf.map_fn(
-            lambda maps: self._one(*maps),
-            (semantic, heatmap, offsets, sizes),
-            fn_output_signature={
-                keys.INSTANCE_MAP: tf.int32,
-                keys.PANOPTIC_MAP: tf.int32,
-                keys.CENTERS: tf.int32,
-                keys.CENTER_SCORES: tf.float32,
-                keys.NUM_CENTERS: tf.int32,
-            },
-        )
-
-    def _one(self, semantic: tf.Tensor, heatmap: tf.Tensor, offsets: tf.Tensor, size: tf.Tensor):
-        """Predictions of one image: semantic [H, W], heatmap [H, W], offsets [H, W, 2], size [2]."""
-        inside = _inside(semantic, size)
-        centers, scores, count = instances.find_centers(
-            tf.where(inside, heatmap, 0.0), self.center_score_threshold, self.nms_kernel, self.keep_k_centers
-        )
-        things = tf.constant([c in set(self.thing_ids) for c in range(self.num_classes)])
-        instance = instances.group_pixels(offsets, inside & tf.gather(things, semantic), centers, count)
-        return {
-            keys.INSTANCE_MAP: instance,
-            keys.PANOPTIC_MAP: self._merge(semantic, instance, inside),
-            keys.CENTERS: centers,
-            keys.CENTER_SCORES: scores,
-            keys.NUM_CENTERS: count,
-        }
-
-    def _merge(self, semantic: tf.Tensor, instance: tf.Tensor, inside: tf.Tensor) -> tf.Tensor:
-        return merging.merge(
+            things = tf.constant([c in set(self.thing_ids) for c in range(self.num_classes)])
+            is_thing = inside & tf.gather(things, semantic)
+            instance = instances.group_pixels(maps[keys.OFFSET_MAP], is_thing, centers, count)
+            predictions = {keys.CENTERS: centers, keys.CENTER_SCORES: center_scores, keys.NUM_CENTERS: count}
+        merged = merging.merge(
             semantic,
             instance,
             inside,
@@ -102,9 +107,14 @@ class PostProcessor:
             self.stuff_area_limit,
             self.thing_area_limit,
         )
-
-
-def _inside(semantic: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """[H, W] bool: whether a pixel of the map lies inside the image of the size (height, width)."""
-    shape = tf.shape(semantic)
-    return (tf.range(shape[0]) < size[0])[:, None] & (tf.range(shape[1]) < size[1])[None, :]
+        are_logits = keys.SEMANTIC_PROBS not in maps
+        values = maps[keys.SEMANTIC_LOGITS if are_logits else keys.SEMANTIC_PROBS]
+        instance_scores, stuff_scores = scores.segment_scores(
+            values, are_logits, semantic, instance, inside, merged, center_scores
+        )
+        if keys.CENTER_HEATMAP in maps:
+            predictions[keys.INSTANCE_MAP] = instance
+            predictions[keys.INSTANCE_SCORES] = instance_scores
+            predictions[keys.INSTANCE_CLASSES] = merged.instance_classes
+            predictions[keys.INSTANCE_PANOPTIC_IDS] = merged.instance_ids
+        return predictions | {keys.PANOPTIC_MAP: merged.panoptic, keys.STUFF_SCORES: stuff_scores}

@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EvaluatorOptions(_message.Message):
-    __slots__ = ("eval_steps", "eval_interval", "continuous_eval_timeout", "use_tf_function", "stuff_area_limit", "thing_area_limit", "center_score_threshold", "nms_kernel", "keep_k_centers", "save_predictions", "override_save_dir", "num_vis_samples", "save_raw_predictions", "raw_panoptic_format", "convert_raw_to_eval_ids", "add_flipped_images", "eval_scales", "merge_semantic_and_instance_with_tf_op", "detailed_ap_metrics", "transformer_class_confidence_threshold", "pixel_confidence_threshold", "transformer_post_processing", "maskwise_postprocessing")
+    __slots__ = ("eval_steps", "eval_interval", "continuous_eval_timeout", "use_tf_function", "stuff_area_limit", "thing_area_limit", "center_score_threshold", "nms_kernel", "keep_k_centers", "save_predictions", "override_save_dir", "num_vis_samples", "save_raw_predictions", "raw_panoptic_format", "convert_raw_to_eval_ids", "add_flipped_images", "eval_scales", "merge_semantic_and_instance_with_tf_op", "instance_ap", "detailed_ap_metrics", "deeplab2_panoptic_quality", "transformer_class_confidence_threshold", "pixel_confidence_threshold", "transformer_post_processing", "maskwise_postprocessing")
     EVAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     EVAL_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     CONTINUOUS_EVAL_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
@@ -25,7 +25,9 @@ class EvaluatorOptions(_message.Message):
     ADD_FLIPPED_IMAGES_FIELD_NUMBER: _ClassVar[int]
     EVAL_SCALES_FIELD_NUMBER: _ClassVar[int]
     MERGE_SEMANTIC_AND_INSTANCE_WITH_TF_OP_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_AP_FIELD_NUMBER: _ClassVar[int]
     DETAILED_AP_METRICS_FIELD_NUMBER: _ClassVar[int]
+    DEEPLAB2_PANOPTIC_QUALITY_FIELD_NUMBER: _ClassVar[int]
     TRANSFORMER_CLASS_CONFIDENCE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     PIXEL_CONFIDENCE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     TRANSFORMER_POST_PROCESSING_FIELD_NUMBER: _ClassVar[int]
@@ -48,12 +50,14 @@ class EvaluatorOptions(_message.Message):
     add_flipped_images: bool
     eval_scales: _containers.RepeatedScalarFieldContainer[float]
     merge_semantic_and_instance_with_tf_op: bool
+    instance_ap: str
     detailed_ap_metrics: bool
+    deeplab2_panoptic_quality: bool
     transformer_class_confidence_threshold: float
     pixel_confidence_threshold: float
     transformer_post_processing: str
     maskwise_postprocessing: MaskwisePostProcessingOptions
-    def __init__(self, eval_steps: _Optional[int] = ..., eval_interval: _Optional[int] = ..., continuous_eval_timeout: _Optional[int] = ..., use_tf_function: bool = ..., stuff_area_limit: _Optional[int] = ..., thing_area_limit: _Optional[int] = ..., center_score_threshold: _Optional[float] = ..., nms_kernel: _Optional[int] = ..., keep_k_centers: _Optional[int] = ..., save_predictions: bool = ..., override_save_dir: _Optional[str] = ..., num_vis_samples: _Optional[int] = ..., save_raw_predictions: bool = ..., raw_panoptic_format: _Optional[str] = ..., convert_raw_to_eval_ids: bool = ..., add_flipped_images: bool = ..., eval_scales: _Optional[_Iterable[float]] = ..., merge_semantic_and_instance_with_tf_op: bool = ..., detailed_ap_metrics: bool = ..., transformer_class_confidence_threshold: _Optional[float] = ..., pixel_confidence_threshold: _Optional[float] = ..., transformer_post_processing: _Optional[str] = ..., maskwise_postprocessing: _Optional[_Union[MaskwisePostProcessingOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, eval_steps: _Optional[int] = ..., eval_interval: _Optional[int] = ..., continuous_eval_timeout: _Optional[int] = ..., use_tf_function: bool = ..., stuff_area_limit: _Optional[int] = ..., thing_area_limit: _Optional[int] = ..., center_score_threshold: _Optional[float] = ..., nms_kernel: _Optional[int] = ..., keep_k_centers: _Optional[int] = ..., save_predictions: bool = ..., override_save_dir: _Optional[str] = ..., num_vis_samples: _Optional[int] = ..., save_raw_predictions: bool = ..., raw_panoptic_format: _Optional[str] = ..., convert_raw_to_eval_ids: bool = ..., add_flipped_images: bool = ..., eval_scales: _Optional[_Iterable[float]] = ..., merge_semantic_and_instance_with_tf_op: bool = ..., instance_ap: _Optional[str] = ..., detailed_ap_metrics: bool = ..., deeplab2_panoptic_quality: bool = ..., transformer_class_confidence_threshold: _Optional[float] = ..., pixel_confidence_threshold: _Optional[float] = ..., transformer_post_processing: _Optional[str] = ..., maskwise_postprocessing: _Optional[_Union[MaskwisePostProcessingOptions, _Mapping]] = ...) -> None: ...
 
 class MaskwisePostProcessingOptions(_message.Message):
     __slots__ = ("transformer_class_confidence_threshold_thing", "transformer_class_confidence_threshold_stuff", "overlapping_threshold", "reorder_class_weight", "reorder_mask_weight")

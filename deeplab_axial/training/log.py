@@ -13,6 +13,8 @@ from deeplab_axial import files
 
 HISTORY_FILE = "history.jsonl"
 METRICS_FILE = "metrics.json"
+# One line for each image of the last evaluation.
+PER_IMAGE_FILE = "per_image.jsonl"
 
 
 class TrainingLog:

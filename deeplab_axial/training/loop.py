@@ -33,7 +33,7 @@ class LoopOptions:
 
 def train(
     runner: trainer.Trainer,
-    make_dataset: Callable[[int], tf.data.Dataset],
+    make_dataset: Callable[[int, tf.distribute.InputContext], tf.data.Dataset],
     step: tf.Variable,
     manager: checkpoints.Manager,
     folder: str,
@@ -44,7 +44,8 @@ def train(
 
     Args:
       runner: takes the steps.
-      make_dataset: first step -> training data set.
+      make_dataset: first step, which worker of how many -> the worker's part of the training data set, in batches for
+        one replica.
       step: counts the steps; saved by the manager.
       manager: writes the checkpoints.
       folder: of the logs.
@@ -59,7 +60,8 @@ def train(
     until = options.total_steps if until is None else min(until, options.total_steps)
     if done >= until:
         return
-    iterator = iter(runner.strategy.experimental_distribute_dataset(make_dataset(done)))
+    first = done
+    iterator = iter(runner.strategy.distribute_datasets_from_function(lambda context: make_dataset(first, context)))
     with (
         _termination() as terminated,
         log.TrainingLog(folder, done, options.total_steps, options.summary_steps) as training_log,

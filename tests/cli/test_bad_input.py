@@ -199,7 +199,8 @@ def test_an_image_that_does_not_convert(tiny_scenes, tmp_path):
 
 def test_a_data_set_that_nobody_knows(tiny_scenes):
     message = commands.one_message(commands.run("convert", "coco_panoptik", *tiny_scenes[1]))
-    assert message == "Unknown data set 'coco_panoptik'. Known: coco_panoptic."
+    known = "coco_panoptic, cityscapes, mapillary, imagenet"
+    assert message == f"Unknown data set 'coco_panoptik'. Known: {known}."
 
 
 class TestPredict:
@@ -243,7 +244,7 @@ class TestPredict:
         message = commands.one_message(
             commands.run("predict", export, f"--input={broken}", f"--output_dir={tmp_path}/o")
         )
-        assert message.startswith(f"{broken} is no readable image (")
+        assert message.startswith(f"1 of 1 inputs were not predicted:\n{broken} is no readable image (")
         assert message.endswith("Replace or remove it.")
 
     @pytest.mark.parametrize("pattern", ["{folder}/*.jpg", "{folder}", "{folder}/none.png"])

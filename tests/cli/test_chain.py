@@ -63,6 +63,13 @@ def test_evaluation_alone_measures_what_training_measured(chain):
     metrics = json.loads((chain.root / "model" / "metrics.json").read_text())
     assert metrics["step"] == 30
     assert metrics["num_images"] == 5
+    assert metrics["average_precision"]["rules"] == "coco"
+    assert "Instances (COCO's rules): AP " in alone
+    rows = [json.loads(line) for line in (chain.root / "model" / "per_image.jsonl").read_text().splitlines()]
+    assert len({row["name"] for row in rows}) == 5
+    counted = metrics["panoptic_quality"]["per_class"].values()
+    assert sum(row["tp"] for row in rows) == sum(quality["tp"] for quality in counted)
+    assert set(rows[0]) == {"name", "pq", "sq", "rq", "tp", "fp", "fn", "miou"}
     _, metadata = export.load(str(chain.root / "export"))
     assert metadata.metrics == metrics
 
@@ -211,7 +218,12 @@ def test_continuous_evaluation_ends_with_the_last_checkpoint(chain, tmp_path):
     shutil.copytree(chain.root / "model", folder)
     expected = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").unlink()
-    result = commands.run("train", "--mode=continuous_eval", *chain.flags, f"--model_dir={folder}")
+    command = ("train", "--mode=continuous_eval", *chain.flags, f"--model_dir={folder}")
+    result = commands.run(*command)
+    assert result.status == 0, result.err
+    assert not (folder / "metrics.json").exists()  # training has evaluated all of them
+    (folder / "evaluations.jsonl").unlink()
+    result = commands.run(*command)
     assert result.status == 0, result.err
     assert json.loads((folder / "metrics.json").read_text()) == expected
 

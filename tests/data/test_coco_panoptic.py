@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_axial.data import dataset_info, records, scenes, tfrecord_files
+from deeplab_axial.data.converters import conversion, panoptic_entries, panoptic_format
 from deeplab_axial.data.converters.coco_panoptic import convert
+from deeplab_axial.data.label_space import LabelClass, LabelSpace
 from deeplab_axial.errors import InputError
 
 SAMPLE = pathlib.Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_sample"
@@ -99,6 +102,24 @@ def test_round_trip_of_scenes(source):
     assert tfrecord_files.check_shards([source.output / f for f in files]) == [s.records for s in info.shards]
     assert [s.bytes for s in info.shards] == [(source.output / f).stat().st_size for f in files]
     assert any(p[records.CROWD_IDS].shape[0] for p in source.records(info).values())
+
+
+def test_another_file_system(source):
+    """TensorFlow's file system in memory stands for gs://."""
+    place = f"ram:/{source.output}"
+    for path in (source.json, *source.image_dir.iterdir(), *source.panoptic_dir.iterdir()):
+        tf.io.gfile.makedirs(f"ram:/{path.parent}")
+        tf.io.gfile.copy(str(path), f"ram:/{path}", overwrite=True)
+    folders = (f"ram:/{source.image_dir}", f"ram:/{source.json}", f"ram:/{source.panoptic_dir}")
+    convert(*folders, place, num_shards=5)
+    info = convert(*folders, place, num_shards=3, num_workers=2)
+    assert dataset_info.DatasetInfo.read(place) == info == convert(*folders, place, num_shards=3)
+    assert sorted(tf.io.gfile.listdir(place)) == sorted([*(shard.file for shard in info.shards), "dataset.json"])
+    expected = source.convert(num_shards=3)
+    assert info.shards == expected.shards
+    for shard in info.shards:
+        with tf.io.gfile.GFile(f"{place}/{shard.file}", "rb") as file:
+            assert file.read() == (source.output / shard.file).read_bytes()
 
 
 def test_classes_are_things_then_stuff_by_category_id(source):
@@ -249,8 +270,8 @@ def _jpeg(width, height) -> bytes:
     ("spoil", "message"),
     [
         (lambda data: data[: len(data) // 2], r"000002.jpg must be a JPEG or PNG image that decodes"),
-        (lambda data: b"", r"000002.jpg must be a JPEG or PNG image that decodes. Received: 0 bytes"),
-        (lambda data: _jpeg(48, 64), r"000002.jpg must be as large as the JSON says, 48 x 64.*64 x 48"),
+        (lambda data: b"", r"000002.jpg must be a JPEG or PNG image\. Received: 0 bytes"),
+        (lambda data: _jpeg(48, 64), r"000002.jpg must be as large as the annotation says, 48 x 64.*64 x 48"),
     ],
 )
 def test_bad_images(source, spoil, message):
@@ -279,7 +300,10 @@ def _with_new_id(image):
     [
         (_with_new_id, r"000002.png must show exactly the segments.*ids \[265\] in the PNG only"),
         (lambda image: Image.new("RGB", image.size), r"000002.png.*ids \[\] in the PNG only, ids \[\d+"),
-        (lambda image: image.resize((64, 40), 0), r"000002.png must be as large as the JSON says, 48 x 64.*40 x 64"),
+        (
+            lambda image: image.resize((64, 40), 0),
+            r"000002.png must be as large as the annotation says, 48 x 64.*40 x 64",
+        ),
         (lambda image: image.convert("L"), r"000002.png must be an RGB image.*mode L"),
     ],
 )
@@ -307,4 +331,211 @@ def test_an_output_folder_that_cannot_be_written(source, tmp_path):
 def test_folders_that_do_not_exist(source, tmp_path):
     source.image_dir = tmp_path / "nowhere"
     with pytest.raises(InputError, match=r"--image_dir must be a folder.*nowhere"):
+        source.convert()
+
+
+def _write(root: pathlib.Path, maps: dict[str, np.ndarray]) -> Source:
+    """A data set of one category in which each number of a map is a segment; 0 is void. `maps` is by image name."""
+    images, annotations = [], []
+    for number, (name, ids) in enumerate(maps.items(), start=1):
+        png = str(pathlib.PurePosixPath(name).with_suffix(".png"))
+        for folder in (root / "images" / name, root / "pngs" / png):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", ids.shape[::-1], (number, 50, 60)).save(root / "images" / name)
+        Image.fromarray(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)).save(root / "pngs" / png)
+        found, counts = np.unique(ids[ids > 0], return_counts=True)
+        segments = [
+            {"id": i, "category_id": 7, "area": n, "iscrowd": 0} for i, n in zip(found.tolist(), counts.tolist())
+        ]
+        images.append({"id": number, "file_name": name, "height": ids.shape[0], "width": ids.shape[1]})
+        annotations.append({"image_id": number, "file_name": png, "segments_info": segments})
+    categories = [{"id": 7, "name": "thing", "isthing": 1}, {"id": 9, "name": "other", "isthing": 1}]
+    source = Source(root / "images", root / "panoptic.json", root / "pngs", root / "records")
+    source.save({"images": images, "annotations": annotations, "categories": categories})
+    return source
+
+
+def _ids(record) -> np.ndarray:
+    size = int(record[records.HEIGHT]), int(record[records.WIDTH])
+    return records.decode_panoptic(record[records.SEGMENTATION].numpy(), records.PNG, *size)
+
+
+def test_zero_segments_one_pixel_instances_and_one_pixel_images(tmp_path):
+    one = np.zeros((5, 7), np.int32)
+    one[2, 3], one[4, 6] = 12, 99999
+    source = _write(
+        tmp_path, {"void.png": one * 0, "one.png": one, "tiny.png": one[2:3, 3:4], "row.png": one[2:3] // 12}
+    )
+    found = source.records(source.convert())
+    assert not _ids(found["void.png"]).any()
+    assert found["void.png"][records.SEGMENT_IDS].shape == [0]
+    np.testing.assert_array_equal(_ids(found["one.png"]), np.where(one == 12, 257, np.where(one == 99999, 258, 0)))
+    assert found["one.png"][records.SEGMENT_AREAS].numpy().tolist() == [1, 1]
+    np.testing.assert_array_equal(_ids(found["tiny.png"]), [[257]])
+    np.testing.assert_array_equal(_ids(found["row.png"]), [[0, 0, 0, 257, 0, 0, 0]])
+
+
+def test_more_than_2_16_segments_in_one_image(tmp_path):
+    ids = np.arange(1, 70_001, dtype=np.int32).reshape(250, 280)
+    source = _write(tmp_path, {"many.png": ids})
+    with pytest.raises(InputError, match=r"many\.png\): at most 255 segments of class 'thing'.*larger --label_divisor"):
+        source.convert()
+    assert not source.output.exists()
+    info = source.convert(label_divisor=2**17)
+    record = source.records(info)["many.png"]
+    np.testing.assert_array_equal(_ids(record), 2**17 + ids)
+    assert record[records.SEGMENT_IDS].shape == [70_000]
+    assert info.class_counts == {1: 70_000, 2: 0}
+
+
+def test_one_file_name_in_two_folders_with_unicode_and_spaces(tmp_path):
+    ids = np.ones((3, 4), np.int32)
+    maps = {"a/x.png": ids, "b b/x.png": ids * 2, "b b/ü 图/x [1].png": ids * 300, "x.png": ids * 0}
+    source = _write(tmp_path / "daten für *", maps)
+    found = source.records(source.convert(num_workers=2))
+    assert set(found) == set(maps)
+    for name, expected in maps.items():
+        np.testing.assert_array_equal(_ids(found[name]), np.where(expected, 257, 0))
+        assert found[name][records.ENCODED].numpy() == (source.image_dir / name).read_bytes()
+    (source.image_dir / "b b/x.png").unlink()
+    (source.output / "dataset.json").unlink()
+    with pytest.raises(InputError, match=r"b b/x.png does not exist.*1 of 4"):
+        source.convert()
+
+
+def test_a_name_that_is_no_unicode(source):
+    source.json.write_text(source.json.read_text().replace("000002.jpg", "\\ud800.jpg"))
+    with pytest.raises(InputError, match=r"images\[1\]: 'file_name' must be valid Unicode"):
+        source.convert()
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    found = []
+    for module in (conversion, panoptic_entries, panoptic_format):
+        monkeypatch.setattr(module.logging, "warning", lambda text, *values: found.append(text % values))
+    return found
+
+
+def test_wrong_areas_are_kept_and_counted(tmp_path, warnings):
+    ids = np.repeat(np.int32([[1, 2, 3, 4]]), 5, axis=0)
+    source = _write(tmp_path, {"a.png": ids, "b.png": ids})
+    content = source.load()
+    segments = content["annotations"][1]["segments_info"]
+    segments[0]["area"], segments[2]["area"] = 6, 0
+    del segments[3]["area"]
+    source.save(content)
+    record = source.records(source.convert())["b.png"]
+    assert record[records.SEGMENT_AREAS].numpy().tolist() == [6, 5, 0, -1]
+    assert record[records.SEGMENT_IDS].numpy().tolist() == [257, 258, 259, 260]
+    assert warnings == [
+        "2 segments have another area (pixels) than the annotation says. First: segment 1 of b.png: 5, not 6."
+    ]
+
+
+def test_a_given_label_space(source, warnings):
+    """Two of the seven classes, with numbers of their own; the others become void."""
+    classes = (LabelClass(3, "water", False, (1, 2, 3), 25), LabelClass(5, "ball", True, (4, 5, 6), 5))
+    space = LabelSpace("mine", classes, num_classes=6, ignore_label=255, label_divisor=1000)
+    info = source.convert(label_space=space)
+    assert info.label_space == space
+    assert set(info.class_pixels) == {3, 5, 255}
+    content, parsed = source.load(), source.records(info)
+    void_segments = 0
+    for annotation in content["annotations"]:
+        record = parsed[annotation["file_name"].replace("png", "jpg")]
+        ids = source.segment_ids(annotation["file_name"])
+        expected, count, crowd = np.full(ids.shape, 255_000), Counter(), []
+        for segment in annotation["segments_info"]:
+            label = {25: 3, 5: 5}.get(segment["category_id"])
+            void_segments += label is None
+            if label is not None:
+                expected[ids == segment["id"]] = label * 1000 + count[label] + (label == 5)
+                crowd += [label * 1000 + count[label] + 1] * segment["iscrowd"]
+                count[label] += 1
+        np.testing.assert_array_equal(_ids(record), expected)
+        assert record[records.CROWD_IDS].numpy().tolist() == crowd
+        assert len(record[records.SEGMENT_IDS]) == count.total()
+    (warning,) = warnings
+    assert f"{void_segments} segments are void" in warning
+    assert "lacks their category: sky, crate, meadow, star, brick wall." in warning
+
+
+def test_label_spaces_that_do_not_go_with_the_json(source):
+    ball = LabelClass(1, "ball", True, (1, 2, 3), 5)
+    space = LabelSpace("mine", (ball, LabelClass(2, "moon", True, (1, 2, 3), 77)), 3, 0, 256)
+    with pytest.raises(InputError, match=r"panoptic_train.json. Received, which it lacks: moon \(77\)"):
+        source.convert(label_space=space)
+    with pytest.raises(InputError, match=r"what a PNG holds. Received: 25500000"):
+        source.convert(label_space=LabelSpace("mine", (ball,), 3, 255, 100_000))
+    assert not source.output.exists()
+
+
+def _without_truth(source):
+    content = source.load()
+    del content["annotations"]
+    for category in content["categories"]:  # COCO's image_info files do not tell things and stuff apart
+        del category["isthing"]
+    source.save(content)
+    return [image["file_name"] for image in content["images"]]
+
+
+def test_images_without_ground_truth(source):
+    space = source.convert(num_shards=3).label_space
+    names = _without_truth(source)
+    panoptic_dir, source.panoptic_dir = source.panoptic_dir, None
+    with pytest.raises(InputError, match=r"categories\[0\]: 'isthing'.*pass --label_space"):
+        source.convert()
+    info = source.convert(label_space=space)
+    assert (info.has_labels, info.class_pixels, info.class_counts) == (False, None, None)
+    assert (info.num_images, info.max_height, info.max_width, info.label_space) == (40, 48, 64, space)
+    found = source.records(info)
+    assert sorted(found) == sorted(names)
+    for name, record in found.items():
+        assert record[records.ENCODED].numpy() == (source.image_dir / name).read_bytes()
+        assert record[records.SEGMENTATION].numpy() == b""
+    source.panoptic_dir = panoptic_dir
+    with pytest.raises(InputError, match=r"'annotations' must be a non-empty list.*with ground truth"):
+        source.convert()
+
+
+def test_things_may_be_missing_from_a_json_without_ground_truth(source):
+    space = source.convert(num_shards=3).label_space
+    _without_truth(source)
+    content = source.load()
+    del content["categories"][3:]
+    source.save(content)
+    source.panoptic_dir = None
+    assert source.convert(label_space=space).label_space == space
+
+
+def test_ground_truth_without_its_pngs(source):
+    source.panoptic_dir = None
+    with pytest.raises(InputError, match=r"panoptic_train.json has ground truth, so --panoptic_dir must name"):
+        source.convert()
+
+
+def test_faults_of_several_files_are_told_together(source):
+    (source.image_dir / "000003.jpg").write_bytes(b"text")
+    (source.panoptic_dir / "000005.png").write_bytes(b"text")
+    with pytest.raises(InputError) as error:
+        source.convert(num_shards=8)
+    first, second, summary = str(error.value).splitlines()
+    assert first.startswith(f"{source.image_dir}/000003.jpg must be a JPEG or PNG image")
+    assert second.startswith(f"{source.panoptic_dir}/000005.png must be a PNG that decodes")
+    assert summary.startswith("2 faults. 6 of 8 files are finished and stay.")
+
+
+def test_an_exif_orientation_is_warned_of(source, warnings):
+    path = source.image_dir / "000004.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
+    source.convert()
+    (warning,) = warnings
+    assert warning.startswith("1 images have an EXIF orientation, which is not applied")
+    assert warning.endswith(f"First: {path} with orientation 6.")
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    (source.output / "dataset.json").unlink()
+    with pytest.raises(InputError, match=r"000004.jpg must be as large.*turned by its EXIF orientation \(6\)"):
         source.convert()

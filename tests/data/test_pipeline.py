@@ -200,3 +200,54 @@ def test_truncated_files(train, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-100])
     with pytest.raises(InputError, match=damaged.name):
         pipeline.Source.open([str(tmp_path / "*.tfrecord")])
+
+
+@pytest.mark.parametrize("first_step", [0, 3])
+@pytest.mark.parametrize(("num_pipelines", "num_replicas"), [(2, 2), (2, 4), (1, 2)])
+def test_workers_and_replicas_share_each_batch(train, num_pipelines, num_replicas, first_step):
+    whole = _training(train, 4, SMALL, RANDOM, first_step, count=4)
+    replicas = num_replicas // num_pipelines
+    shares = [
+        list(
+            itertools.islice(
+                pipeline.training_dataset(
+                    train, 4, SMALL, RANDOM, targets.TargetOptions(4), first_step, num_pipelines, index, num_replicas
+                ).as_numpy_iterator(),
+                4 * replicas,
+            )
+        )
+        for index in range(num_pipelines)
+    ]
+    joined = []
+    for step in range(4):
+        parts = [batch for share in shares for batch in share[step * replicas : (step + 1) * replicas]]
+        assert len(parts) == num_replicas
+        joined.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    _assert_equal(joined, whole)
+
+
+@pytest.mark.parametrize(("batch_size", "num_pipelines"), [(2, 2), (4, 2), (6, 3)])
+def test_workers_share_the_evaluation(val, batch_size, num_pipelines):
+    (whole,) = pipeline.evaluation_dataset(val, 5, WHOLE).as_numpy_iterator()
+    expected = dict(zip(whole[keys.IMAGE_NAME], whole[keys.IMAGE]))
+    names, counts = [], set()
+    for index in range(num_pipelines):
+        dataset = pipeline.evaluation_dataset(val, batch_size, WHOLE, num_pipelines, index)
+        batches = list(dataset.as_numpy_iterator())
+        counts.add(len(batches))
+        for batch in batches:
+            assert len(batch[keys.IMAGE]) == batch_size // num_pipelines
+            for name, image, is_real in zip(batch[keys.IMAGE_NAME], batch[keys.IMAGE], batch[keys.IS_REAL]):
+                assert is_real == (name != b"")
+                if is_real:
+                    names.append(name)
+                    np.testing.assert_array_equal(image, expected[name])
+    assert sorted(names) == sorted(expected)
+    assert counts == {-(-5 // batch_size)}
+
+
+@pytest.mark.parametrize("numbers", [(4, 2, 0, 3), (4, 1, 0, 8), (5, 2, 0, 2)])
+def test_impossible_shares(train, numbers):
+    batch_size, *share = numbers
+    with pytest.raises(ValueError, match="num_replicas must be a multiple of num_pipelines"):
+        pipeline.training_dataset(train, batch_size, SMALL, RANDOM, targets.TargetOptions(4), 0, *share)

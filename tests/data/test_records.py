@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TFRecords and dataset.json: round trips, and clear errors for damaged files."""
-
-import json
+"""Records: round trips, and clear errors for what cannot be encoded or decoded."""
 
 import numpy as np
 import pytest
@@ -9,18 +7,12 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplab_axial.data import dataset_info, records, tfrecord_files
-from deeplab_axial.data.label_space import LabelClass, LabelSpace
+from deeplab_axial.data import records
 from deeplab_axial.errors import InputError
 
 
 def _map(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2**24, (height, width), dtype=np.int32)
-
-
-def _shard(tmp_path, sizes, name="a.tfrecord"):
-    tfrecord_files.write_shard(tmp_path, name, [bytes(n) for n in sizes])
-    return tmp_path / name
 
 
 @settings(max_examples=30, deadline=None)
@@ -83,7 +75,7 @@ def test_decoding_refuses_a_broken_png():
 
 def test_example_round_trip_and_keys():
     panoptic = _map(4, 6)
-    serialized = records.encode_example(b"image", "jpeg", "é.jpg", 4, 6, panoptic, [300, 7])
+    serialized = records.encode_example(b"image", "jpeg", "é.jpg", 4, 6, panoptic, [300, 7], [300, 9, 7], [12, -1, 3])
     keys = set(tf.train.Example.FromString(serialized).features.feature)
     assert keys == {
         "image/encoded",
@@ -95,12 +87,17 @@ def test_example_round_trip_and_keys():
         "image/segmentation/class/encoded",
         "image/segmentation/class/format",
         "image/segmentation/crowd_ids",
+        "image/segmentation/segment_ids",
+        "image/segmentation/segment_areas",
     }
     parsed = records.parse_example(tf.constant(serialized))
     assert parsed[records.ENCODED].numpy() == b"image"
     assert parsed[records.FILENAME].numpy().decode() == "é.jpg"
     assert (parsed[records.HEIGHT], parsed[records.WIDTH]) == (4, 6)
     assert parsed[records.CROWD_IDS].numpy().tolist() == [300, 7]
+    assert parsed[records.SEGMENT_IDS].numpy().tolist() == [300, 9, 7]
+    assert parsed[records.SEGMENT_AREAS].numpy().tolist() == [12, -1, 3]
+    assert parsed[records.CLASS_LABEL] == -1
     encoding = parsed[records.SEGMENTATION_FORMAT].numpy().decode()
     decoded = records.decode_panoptic(parsed[records.SEGMENTATION].numpy(), encoding, 4, 6)
     np.testing.assert_array_equal(decoded, panoptic)
@@ -109,7 +106,15 @@ def test_example_round_trip_and_keys():
 def test_example_without_ground_truth():
     parsed = records.parse_example(tf.constant(records.encode_example(b"i", "png", "a", 2, 3, None)))
     assert parsed[records.SEGMENTATION].numpy() == b""
-    assert parsed[records.CROWD_IDS].shape == [0]
+    assert parsed[records.CROWD_IDS].shape == parsed[records.SEGMENT_IDS].shape == [0]
+
+
+def test_example_with_a_class():
+    serialized = records.encode_example(b"i", "png", "a", 2, 3, None, class_label=7, class_text="Ente, grün")
+    features = tf.train.Example.FromString(serialized).features.feature
+    assert features["image/class/label"].int64_list.value[:] == [7]
+    assert features["image/class/text"].bytes_list.value[0].decode() == "Ente, grün"
+    assert records.parse_example(tf.constant(serialized))[records.CLASS_LABEL] == 7
 
 
 def test_a_record_of_deeplab2_is_read():
@@ -138,79 +143,14 @@ def test_example_refuses_disagreeing_arguments():
         records.encode_example(b"", "jpeg", "a", 4, 5, _map(5, 4))
     with pytest.raises(ValueError, match="image_format"):
         records.encode_example(b"", "gif", "a", 4, 5, None)
+    with pytest.raises(ValueError, match="segment_areas must be one for each segment"):
+        records.encode_example(b"", "jpeg", "a", 4, 5, _map(4, 5), segment_ids=[1])
 
 
-def test_check_shards_counts_what_tensorflow_reads(tmp_path):
-    files = [_shard(tmp_path, sizes, f"{i}.tfrecord") for i, sizes in enumerate([[3, 0, 100_000], [], [1] * 40])]
-    assert tfrecord_files.check_shards(files) == [3, 0, 40]
-    assert [sum(1 for _ in tf.data.TFRecordDataset(str(f))) for f in files] == [3, 0, 40]
-    assert tfrecord_files.check_shards([f"file://{files[0]}"]) == [3]
-
-
-@pytest.mark.parametrize("keep", [1, 11, 12, 15, 18, 30, 46])
-def test_check_shards_names_file_and_byte_of_a_truncation(tmp_path, keep):
-    path = _shard(tmp_path, [3, 12])  # records of 19 and 28 bytes
-    assert path.stat().st_size == 47
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=rf"a\.tfrecord is cut short.* byte {0 if keep < 19 else 19}[ ,]"):
-        tfrecord_files.check_shards([path])
-
-
-def test_check_shards_refuses_garbage_and_missing_files(tmp_path):
-    path = _shard(tmp_path, [3, 12])
-    data = bytearray(path.read_bytes())
-    data[20] ^= 1
-    path.write_bytes(bytes(data))
-    with pytest.raises(InputError, match="bad record header at byte 19"):
-        tfrecord_files.check_shards([path])
-    path.write_bytes(b"this is no TFRecord file")
-    with pytest.raises(InputError, match="bad record header at byte 0"):
-        tfrecord_files.check_shards([path])
-    with pytest.raises(InputError, match=r"gone\.tfrecord cannot be read"):
-        tfrecord_files.check_shards([tmp_path / "gone.tfrecord"])
-
-
-def test_a_shard_is_complete_or_absent(tmp_path):
-    def broken():
-        yield b"one"
-        assert not (tmp_path / "a.tfrecord").exists()
-        raise InputError("stop")
-
-    with pytest.raises(InputError, match="stop"):
-        tfrecord_files.write_shard(tmp_path, "a.tfrecord", broken())
-    assert list(tmp_path.iterdir()) == []
-    shard = tfrecord_files.write_shard(tmp_path, "a.tfrecord", [b"one", b"two"])
-    assert shard == ("a.tfrecord", 2, (tmp_path / "a.tfrecord").stat().st_size)
-    assert [f.name for f in tmp_path.iterdir()] == ["a.tfrecord"]
-
-
-@pytest.fixture
-def info():
-    space = LabelSpace("toy", (LabelClass(1, "ball", True, (1, 2, 3), 17),), 2, 0, 256)
-    return dataset_info.DatasetInfo(
-        space, 5, (tfrecord_files.Shard("a", 3, 90), tfrecord_files.Shard("b", 2, 60)), 48, 64, {0: 7, 1: 9}
-    )
-
-
-def test_dataset_info_round_trip(tmp_path, info):
-    info.write(tmp_path)
-    assert dataset_info.DatasetInfo.read(tmp_path) == info
-    assert [f.name for f in tmp_path.iterdir()] == ["dataset.json"]
-
-
-@pytest.mark.parametrize("damage", ["{", "[]", "{}", "shards", "num_images"])
-def test_a_damaged_dataset_info_names_the_remedy(tmp_path, info, damage):
-    info.write(tmp_path)
-    path = tmp_path / "dataset.json"
-    content = json.loads(path.read_text())
-    if damage in content:
-        content[damage] = 6
-        damage = json.dumps(content)
-    path.write_text(damage)
-    with pytest.raises(InputError, match=r"dataset\.json is damaged.*deeplab-axial convert"):
-        dataset_info.DatasetInfo.read(tmp_path)
-
-
-def test_a_missing_dataset_info_names_the_remedy(tmp_path):
-    with pytest.raises(InputError, match=r"dataset\.json cannot be read.*deeplab-axial convert"):
-        dataset_info.DatasetInfo.read(tmp_path)
+def test_decoding_refuses_png_headers_of_all_kinds():
+    """Pillow answers broken headers with a ValueError, SyntaxError, OSError or a class of its own."""
+    encoded = bytearray(records.encode_panoptic_png(_map(5, 7)))
+    too_large = b"\x00\x00\xff\xff\x00\x00\xff\xff"  # height and width
+    for broken in (encoded[:11] + b"\x05" + encoded[12:], encoded[:16] + too_large + encoded[24:], encoded[:20]):
+        with pytest.raises(InputError, match="not a readable PNG"):
+            records.decode_panoptic(bytes(broken), records.PNG, 5, 7)

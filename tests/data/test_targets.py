@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_axial import keys
+from deeplab_axial.data import targets
 from deeplab_axial.data.label_space import LabelClass, LabelSpace
 from deeplab_axial.data.targets import TargetOptions, make_targets
 from tests import golden, reference
@@ -134,3 +135,36 @@ def test_works_on_unknown_sizes():
         expected = make_targets(panoptic, _no_crowd(), COCO_LIKE, TargetOptions(2))
         for name, value in function(panoptic, _no_crowd()).items():
             np.testing.assert_allclose(value, expected[name], atol=1e-6)
+
+
+def test_windows_are_laid_down_in_parts(monkeypatch):
+    panoptic = np.zeros((30, 40), np.int32)
+    for i in range(8):
+        panoptic[3 * i : 3 * i + 2, 5 * i : 5 * i + 4] = 2_001 + i
+    whole = make_targets(panoptic, _no_crowd(), CITYSCAPES_LIKE, TargetOptions(2))
+    assert (whole[keys.CENTER_TARGET].numpy() == 1).sum() == 8
+    monkeypatch.setattr(targets, "_WINDOWS_AT_ONCE", 3)
+    parts = make_targets(panoptic, _no_crowd(), CITYSCAPES_LIKE, TargetOptions(2))
+    np.testing.assert_array_equal(parts[keys.CENTER_TARGET], whole[keys.CENTER_TARGET])
+
+
+def test_more_instances_than_sixteen_bits_hold():
+    # Each pixel is an instance of its own, and a centre.
+    space = _space((2,), (0,), 3, 255, 2**17)
+    panoptic = 2 * 2**17 + 1 + np.arange(260 * 260, dtype=np.int32).reshape(260, 260)
+    crowd = panoptic[::2].ravel()
+    found = make_targets(tf.constant(panoptic), tf.constant(crowd), space, TargetOptions(1, 2, 3.0))
+    is_crowd = np.isin(panoptic, crowd)
+    np.testing.assert_array_equal(found[keys.OFFSET_TARGET], 0)
+    np.testing.assert_array_equal(found[keys.OFFSET_WEIGHT], ~is_crowd)
+    np.testing.assert_array_equal(found[keys.SEMANTIC_WEIGHT], np.where(is_crowd, 1, 3))
+    np.testing.assert_array_equal(found[keys.CENTER_TARGET].numpy() == 1, ~is_crowd)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_tiny_crops(size):
+    panoptic = np.full(size, 2_001, np.int32)
+    found = make_targets(tf.constant(panoptic), tf.constant([3, 3, -5]), CITYSCAPES_LIKE, TargetOptions(8, 100, 3.0))
+    expected = reference.targets(panoptic, [], (2, 3), 1000, 255, 8, 100, 3.0)
+    for name, value in zip(NAMES, expected):
+        assert_close(found[name], value, 1e-6)

@@ -50,7 +50,7 @@ def test_resized_size_reaches_its_aim(aim):
 
 def test_resize_keeps_corners_and_the_values_of_maps():
     image, panoptic = _pair(4, 5)
-    larger, labels = transforms.resize(image, panoptic, tf.constant([7, 9]))
+    larger, labels = transforms.resize(image, (7, 9)), transforms.resize_nearest(panoptic, tf.constant([7, 9]))
     assert larger.shape == (7, 9, 3)
     for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
         np.testing.assert_allclose(larger[corner], image[corner], rtol=1e-6)
@@ -59,7 +59,7 @@ def test_resize_keeps_corners_and_the_values_of_maps():
     np.testing.assert_allclose(larger[0, :, 0], np.arange(1, 5.5, 0.5), rtol=1e-6)
     assert set(np.unique(labels)) <= set(np.unique(panoptic))
     np.testing.assert_array_equal(labels[::2, ::2], panoptic)
-    assert transforms.resize(image, None, tf.constant([2, 2]))[1] is None
+    np.testing.assert_array_equal(transforms.resize(tf.cast(image, tf.uint8), (7, 9)), larger)
 
 
 def test_nearest_keeps_large_ids():
@@ -105,24 +105,27 @@ def test_pad_to():
     assert transforms.pad_to(panoptic, 2, 6, 9).shape == (3, 6)
 
 
-def test_random_crop_takes_every_window():
+def test_random_window_takes_every_window():
     image, panoptic = _pair(5, 7)
     corners = set()
     for i in range(200):
-        new_image, labels = transforms.random_crop(image, panoptic, 3, 4, 0, (2, i))
-        np.testing.assert_array_equal(new_image[..., 0], tf.cast(labels, tf.float32))
+        window = transforms.random_window(tf.constant([5, 7]), 3, 4, (2, i))
+        labels = transforms.cut(panoptic, window)
+        np.testing.assert_array_equal(transforms.cut(image, window)[..., 0], tf.cast(labels, tf.float32))
         y, x = divmod(int(labels[0, 0]) - 1, 7)
         np.testing.assert_array_equal(labels, panoptic[y : y + 3, x : x + 4])
         corners.add((y, x))
     assert corners == {(y, x) for y in range(3) for x in range(4)}
 
 
-def test_random_crop_pads_small_images():
-    image, panoptic = _pair(2, 3)
-    new_image, labels = transforms.random_crop(image, panoptic, 4, 3, 77, (0, 0))
-    np.testing.assert_array_equal(labels[:2], panoptic)
-    np.testing.assert_array_equal(labels[2:], np.full([2, 3], 77))
-    np.testing.assert_array_equal(new_image[2:], np.full([2, 3, 3], transforms.PADDING_VALUE))
+def test_random_window_takes_all_of_a_small_image():
+    columns = set()
+    for i in range(40):
+        window = transforms.random_window(tf.constant([2, 5]), 4, 3, (0, i))
+        assert window.size.numpy().tolist() == [2, 3]
+        assert window.corner[0] == 0
+        columns.add(int(window.corner[1]))
+    assert columns == {0, 1, 2}
 
 
 def test_the_same_inside_tf_data():
@@ -130,8 +133,9 @@ def test_the_same_inside_tf_data():
 
     def change(image, panoptic):
         size = transforms.random_scale(transforms.resized_size(tf.shape(panoptic), 9, None), 0.5, 2.0, 0.1, (1, 2))
-        image, panoptic = transforms.resize(image, panoptic, size)
-        image, panoptic = transforms.random_crop(image, panoptic, 5, 5, 0, (3, 4))
+        window = transforms.random_window(size, 5, 5, (3, 4))
+        image = transforms.cut(transforms.resize(image, size), window)
+        panoptic = transforms.cut(transforms.resize_nearest(panoptic, size), window)
         return transforms.random_flip(image, panoptic, (5, 6))
 
     dataset = tf.data.Dataset.from_tensors((image, panoptic))
@@ -139,3 +143,37 @@ def test_the_same_inside_tf_data():
     dataset = dataset.map(lambda a, b: (tf.ensure_shape(a, [None, None, 3]), tf.ensure_shape(b, [None, None])))
     for found, expected in zip(next(iter(dataset.map(change))), change(image, panoptic)):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_sizes_after_resizing_are_those_of_deeplab2():
+    # (size, min, max, factor) -> size, by DeepLab2's rule: fit the least sides, then the largest, then round up.
+    for size, low, high, factor, expected in [
+        ((480, 640), None, 320, None, (240, 320)),
+        ((480, 640), None, 1000, None, (480, 640)),
+        ((400, 600), (500, 600), None, None, (500, 750)),
+        ((400, 600), (100, 900), None, None, (600, 900)),
+        ((400, 600), None, (200, 900), None, (200, 300)),
+        ((400, 600), None, 641, 32, (417, 609)),
+        ((480, 640), 800, 640, 32, (481, 609)),  # The limit is 609 = 19 * 32 + 1: the long side must not reach 641.
+    ]:
+        found = tuple(transforms.resized_size(tf.constant(size), low, high, factor).numpy())
+        assert found == expected, (size, low, high, factor)
+
+
+def test_random_scale_leaves_a_pixel():
+    size = transforms.random_scale(tf.constant([1, 3]), 0.1, 0.1, 0.0, tf.constant([0, 0]))
+    assert size.numpy().tolist() == [1, 1]
+
+
+def test_pad_to_puts_the_image_in_every_place():
+    image = tf.ones([2, 3, 3])
+    found = set()
+    for y in (0.0, 0.3, 0.6, 0.99999994):
+        for x in (0.0, 0.5, 0.99999994):
+            padded = transforms.pad_to(image, 5, 4, 0.0, tf.constant([y, x])).numpy()
+            assert padded.shape == (5, 4, 3)
+            top, left = np.argwhere(padded[..., 0])[0].tolist()
+            assert padded[top : top + 2, left : left + 3].sum() == padded.sum() == 18
+            found.add((top, left))
+    assert found == {(top, left) for top in range(4) for left in range(2)}
+    assert transforms.pad_to(tf.zeros([4, 5], tf.int32), 3, 3, 1, tf.constant([0.5, 0.5])).shape == (4, 5)

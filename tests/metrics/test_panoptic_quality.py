@@ -10,86 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deeplab_axial.metrics.panoptic_quality import PanopticQuality, Segments
+from deeplab_axial.metrics.panoptic_quality import PanopticQuality
+from deeplab_axial.metrics.segments import Segments
+from tests.metrics.panoptic_cases import CATEGORIES, as_segments, make_info, official, random_image
 
-CATEGORIES = {1: True, 2: True, 7: False, 9: False, 11: True}
 COCO_SAMPLE = pathlib.Path(__file__).parents[3] / "shared" / "data" / "coco_sample"
-
-
-def _info(ids, categories, crowds, areas):
-    keys = ("id", "category_id", "iscrowd", "area")
-    return [dict(zip(keys, map(int, values))) for values in zip(ids, categories, crowds, areas)]
-
-
-def _segments(info, with_area=True):
-    columns = {k: [s[k] for s in info] for k in ("id", "category_id", "iscrowd", "area")}
-    areas = columns["area"] if with_area else None
-    return Segments(columns["id"], columns["category_id"], columns["iscrowd"], areas)
-
-
-def _random_image(rng, max_id=2**24):
-    """(gt map, gt info, pred map, pred info): blocks; predictions are the ground truth with changes."""
-    h, w = rng.integers(2, 13, 2)
-    num_gt = int(rng.integers(0, 9))
-    pool = rng.permutation(np.unique(rng.integers(1, max_id, 40)))[:24]
-    gt_ids, other_ids = pool[:num_gt], pool[12:]
-    gt_map = np.zeros([h, w], np.int64)
-    for i in rng.integers(0, num_gt + 3, 10):  # The two indices past the last are void and an id without segment.
-        y, x = rng.integers(0, h), rng.integers(0, w)
-        value = gt_ids[i] if i < num_gt else (0 if i <= num_gt else other_ids[-1])
-        gt_map[y : y + rng.integers(1, h + 1), x : x + rng.integers(1, w + 1)] = value
-    classes = rng.permutation(list(CATEGORIES))[: rng.integers(1, 6)]
-    gt_categories = rng.choice(classes, num_gt)
-    crowds = rng.random(num_gt) < 0.4
-    areas = [np.count_nonzero(gt_map == i) for i in gt_ids]
-    if rng.random() < 0.3:  # Files whose areas do not agree with their pixels.
-        areas = [a + int(rng.integers(0, 4)) for a in areas]
-
-    pred_map = np.zeros([h, w], np.int64)
-    new_category = {}
-    for k, i in enumerate(np.unique(gt_map)):
-        new = i if rng.random() < 0.5 else other_ids[k % 10]
-        if rng.random() < 0.8:
-            pred_map[gt_map == i] = new
-            known = dict(zip(gt_ids, gt_categories))
-            new_category[new] = known.get(i) if i in known and rng.random() < 0.8 else rng.choice(classes)
-    for _ in range(rng.integers(0, 3)):
-        y, x = rng.integers(0, h), rng.integers(0, w)
-        value = rng.choice([0, other_ids[0], *gt_ids])
-        pred_map[y : y + 3, x : x + 3] = value
-        new_category.setdefault(value, rng.choice(classes))
-    ids = rng.permutation(np.unique(pred_map[pred_map != 0]))
-    if rng.random() < 0.1 and (pred_map == 0).any():
-        ids = np.append(ids, 0)  # The official tool takes a listed 0 as a segment.
-    pred_categories = [new_category[i] if i in new_category else rng.choice(classes) for i in ids]
-    pred_info = _info(ids, pred_categories, np.zeros(len(ids)), [np.count_nonzero(pred_map == i) for i in ids])
-    return gt_map, _info(gt_ids, gt_categories, crowds, areas), pred_map, pred_info
-
-
-def _id_to_rgb(ids):
-    return np.stack([ids & 255, (ids >> 8) & 255, ids >> 16], -1).astype(np.uint8)
-
-
-def _official(images, folder, categories=None):
-    """{category: (iou, tp, fp, fn)} and the averages, by the official tool, from files."""
-    tool = pytest.importorskip("cityscapesscripts.evaluation.evalPanopticSemanticLabeling")
-    annotations = []
-    for i, (gt_map, gt_info, pred_map, pred_info) in enumerate(images):
-        pair = []
-        for name, ids, info in (("gt", gt_map, gt_info), ("pred", pred_map, pred_info)):
-            Image.fromarray(_id_to_rgb(ids)).save(folder / f"{name}{i}.png", compress_level=0)
-            copied = [dict(s) for s in info]
-            pair.append({"image_id": i, "file_name": f"{name}{i}.png", "segments_info": copied})
-        annotations.append(pair)
-    categories = {c: {"id": c, "isthing": int(t)} for c, t in (categories or CATEGORIES).items()}
-    stat = tool.pq_compute_single_core(0, annotations, str(folder), str(folder), categories)
-    means = {}
-    for name, is_thing in (("all", None), ("things", True), ("stuff", False)):
-        try:
-            means[name] = stat.pq_average(categories, is_thing)[0]
-        except ZeroDivisionError:
-            means[name] = {"pq": 0, "sq": 0, "rq": 0, "n": 0}
-    return {c: (stat[c].iou, stat[c].tp, stat[c].fp, stat[c].fn) for c in categories}, means
 
 
 def _slow(gt_map, gt_info, pred_map, pred_info):
@@ -121,7 +46,7 @@ def _slow(gt_map, gt_info, pred_map, pred_info):
 
 def _update_all(metric, images, with_area=True):
     for gt_map, gt_info, pred_map, pred_info in images:
-        metric.update(gt_map, _segments(gt_info, with_area), pred_map, _segments(pred_info))
+        metric.update(gt_map, as_segments(gt_info, with_area), pred_map, as_segments(pred_info))
     return metric
 
 
@@ -137,17 +62,17 @@ def _assert_equal(actual, expected):
 
 def test_equals_official_tool(tmp_path):
     rng = np.random.default_rng(0)
-    images = [_random_image(rng) for _ in range(300)]
+    images = [random_image(rng) for _ in range(300)]
     crowded = [[s["category_id"] for s in image[1] if s["iscrowd"]] for image in images]
     assert sum(len(set(c)) < len(c) for c in crowded) > 20, "several crowds of one category must be among the cases"
     assert sum(not image[3] for image in images) > 3, "empty predictions must be among the cases"
     for image in images:  # One at a time, so that no two errors cancel.
-        expected, means = _official([image], tmp_path)
+        expected, means = official([image], tmp_path)
         result = _update_all(PanopticQuality(CATEGORIES), [image]).result()
         _assert_equal(_counts(result), expected)
         for name, mean in means.items():
             np.testing.assert_allclose(getattr(result, name), [mean[k] for k in ("pq", "sq", "rq", "n")], atol=1e-12)
-    expected, means = _official(images, tmp_path)
+    expected, means = official(images, tmp_path)
     result = _update_all(PanopticQuality(CATEGORIES), images).result()
     assert min(q.tp for q in result.per_class.values()) > 20
     for name, mean in means.items():
@@ -158,7 +83,7 @@ def test_equals_official_tool(tmp_path):
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([40, 2**24]))
 def test_equals_slow_reference(seed, max_id):
-    image = _random_image(np.random.default_rng(seed), max(max_id, 40))
+    image = random_image(np.random.default_rng(seed), max(max_id, 40))
     image = (*image[:3], [s for s in image[3] if s["id"] != 0])
     result = _update_all(PanopticQuality(CATEGORIES), [image]).result()
     _assert_equal(_counts(result), _slow(*image))
@@ -168,7 +93,7 @@ def test_equals_slow_reference(seed, max_id):
 @given(st.integers(0, 2**32 - 1))
 def test_numbers_of_the_ids_do_not_matter(seed):
     rng = np.random.default_rng(seed)
-    gt_map, gt_info, pred_map, pred_info = _random_image(rng, 50)
+    gt_map, gt_info, pred_map, pred_info = random_image(rng, 50)
     pred_info = [s for s in pred_info if s["id"] != 0]
     tables = [np.append(0, 2**24 - 50 + rng.permutation(50)) for _ in range(2)]
     assert min(t[1:].min() for t in tables) > 2**24 - 51
@@ -183,7 +108,7 @@ def test_numbers_of_the_ids_do_not_matter(seed):
 
 def test_merge_equals_joint():
     rng = np.random.default_rng(1)
-    images = [_random_image(rng) for _ in range(20)]
+    images = [random_image(rng) for _ in range(20)]
     joint = _update_all(PanopticQuality(CATEGORIES), images)
     parts = [_update_all(PanopticQuality(CATEGORIES), images[i : i + 7]) for i in range(0, 20, 7)]
     merged = PanopticQuality(CATEGORIES)
@@ -274,11 +199,11 @@ def test_cityscapes_ids(tmp_path):
         maps = [np.where(x == 255000, 0, x + 7) for x in (gt, pred)]
         listed = [np.setdiff1d(x, [255000]) for x in (gt, pred)]
         info = [
-            _info(i + 7, i // 1000, np.isin(i, crowds) & (k == 0), [np.count_nonzero(m == j + 7) for j in i])
+            make_info(i + 7, i // 1000, np.isin(i, crowds) & (k == 0), [np.count_nonzero(m == j + 7) for j in i])
             for k, (i, m) in enumerate(zip(listed, maps))
         ]
         images.append((maps[0], info[0], maps[1], info[1]))
-    expected, means = _official(images, tmp_path, categories)
+    expected, means = official(images, tmp_path, categories)
     result = metric.result()
     _assert_equal(_counts(result), expected)
     assert result.per_class[0].tp > 20
@@ -288,7 +213,7 @@ def test_cityscapes_ids(tmp_path):
 def test_areas_are_counted_when_not_given():
     rng = np.random.default_rng(3)
     for _ in range(30):
-        gt_map, gt_info, pred_map, pred_info = _random_image(rng)
+        gt_map, gt_info, pred_map, pred_info = random_image(rng)
         counted = [{**s, "area": np.count_nonzero(gt_map == s["id"])} for s in gt_info]
         given_areas = _update_all(PanopticQuality(CATEGORIES), [(gt_map, counted, pred_map, pred_info)])
         no_areas = _update_all(PanopticQuality(CATEGORIES), [(gt_map, gt_info, pred_map, pred_info)], with_area=False)
@@ -367,10 +292,10 @@ def test_coco_ground_truth_against_itself(tmp_path):
     for annotation in data["annotations"]:
         rgb = np.array(Image.open(COCO_SAMPLE / "panoptic_examples" / annotation["file_name"])).astype(np.int64)
         ids, info = rgb @ [1, 256, 65536], annotation["segments_info"]
-        metric.update(ids, _segments(info), ids, _segments(info), annotation["file_name"])
+        metric.update(ids, as_segments(info), ids, as_segments(info), annotation["file_name"])
         images.append((ids, info, ids, info))
     result = metric.result()
     assert result.all[:3] == pytest.approx((1, 1, 1), abs=1e-12)
     assert sum(q.tp for q in result.per_class.values()) == 47
     assert sum(len(image[1]) for image in images) == 50
-    _assert_equal(_counts(result), _official(images, tmp_path, metric.categories)[0])
+    _assert_equal(_counts(result), official(images, tmp_path, metric.categories)[0])

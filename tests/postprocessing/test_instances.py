@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_axial.postprocessing import instances
-from tests import reference
+from tests import graph_sizes, reference
 
 
 def _heatmap(height: int, width: int, seed: int) -> np.ndarray:
@@ -83,23 +83,78 @@ def test_centers_of_unknown_size():
         _assert_centers(function(tf.constant(heatmap)), reference.find_centers(heatmap, 0.3, 3, 20), 20)
 
 
-def _grouping(height: int, width: int, count: int, slots: int, seed: int):
-    rng = np.random.default_rng(seed)
-    offsets = rng.normal(0, 5, (height, width, 2)).astype(np.float32)
-    is_thing = rng.random((height, width)) < 0.7
+def _nearest(offsets, is_thing, centers, count) -> np.ndarray:
+    """The rule of `group_pixels` with all distances at once, in float32 as there."""
+    if count == 0:
+        return np.zeros(is_thing.shape, np.int32)
+    height, width = is_thing.shape
+    grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        to = (grid + offsets)[:, :, None] - centers[:count].astype(np.float32)
+        distance = to[..., 0] ** 2 + to[..., 1] ** 2
+    return np.where(is_thing, 1 + distance.argmin(-1), 0)
+
+
+def _centers(height: int, width: int, count: int, slots: int, rng: np.random.Generator) -> np.ndarray:
     centers = np.zeros((slots, 2), np.int32)
     centers[:count] = np.stack([rng.integers(0, height, count), rng.integers(0, width, count)], -1)
-    return offsets, is_thing, centers
+    return centers
 
 
-@pytest.mark.parametrize("chunk", [2**22, 100, 1])
+def _offsets(kind: str, centers: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """[height, width, 2] float32 offsets of a good network, a bad one, and of inputs where equals are common."""
+    grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)
+    to_a_center = centers[rng.integers(0, len(centers), (height // 8 + 1, width // 8 + 1))].repeat(8, 0).repeat(8, 1)
+    to_a_center = to_a_center[:height, :width] - grid
+    shape = (height, width, 2)
+    return {
+        "pointing": lambda: to_a_center + rng.normal(0, 1, shape),
+        "scattered": lambda: rng.normal(0, 40, shape),
+        "whole": lambda: rng.integers(-9, 10, shape),
+        "halves": lambda: rng.integers(-19, 20, shape) / 2,
+        "on centres": lambda: to_a_center,
+        "between": lambda: (to_a_center + np.roll(to_a_center, 8, axis=1)) / 2,
+        "far outside": lambda: rng.normal(0, 1, shape) * 10.0 ** rng.integers(0, 8, (height, width, 1)),
+        "huge": lambda: rng.normal(0, 1, shape) * 1e30,
+    }[kind]().astype(np.float32)
+
+
+KINDS = ("pointing", "scattered", "whole", "halves", "on centres", "between", "far outside", "huge")
+SIZES = ((1, 1), (1, 150), (70, 1), (31, 33), (32, 64), (67, 203))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_grouping_equals_all_distances(size, kind):
+    rng = np.random.default_rng([*size, KINDS.index(kind)])
+    for count, share in ((0, 0.7), (1, 0.7), (5, 0.3), (30, 0.0), (30, 1.0), (40, 0.7)):
+        centers = _centers(*size, count, 40, rng)
+        offsets = _offsets(kind, centers[: max(count, 1)], *size, rng)
+        is_thing = rng.random(size) < share
+        found = instances.group_pixels(*(tf.constant(x) for x in (offsets, is_thing, centers, np.int32(count))))
+        np.testing.assert_array_equal(found, _nearest(offsets, is_thing, centers, count))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_grouping_in_graphs(jit_compile):
+    function = tf.function(instances.group_pixels, jit_compile=jit_compile)
+    for seed, kind in enumerate(KINDS):
+        for count in (0, 1, 13, 40):
+            rng = np.random.default_rng([seed, count])
+            centers = _centers(67, 203, count, 40, rng)
+            offsets, is_thing = _offsets(kind, centers[: max(count, 1)], 67, 203, rng), rng.random((67, 203)) < 0.5
+            found = function(*(tf.constant(x) for x in (offsets, is_thing, centers, np.int32(count)))).numpy()
+            expected = _nearest(offsets, is_thing, centers, count)
+            if jit_compile and kind == "far outside":
+                # XLA multiplies and adds in one rounding: of centres that float32 can hardly tell apart, any.
+                assert np.mean(found == expected) > 0.99
+                np.testing.assert_array_equal(found > 0, is_thing & (count > 0))
+            else:
+                np.testing.assert_array_equal(found, expected, err_msg=kind)
+
+
 @pytest.mark.parametrize(("count", "slots"), [(0, 5), (1, 1), (4, 9), (9, 9)])
-def test_grouping_equals_the_reference(count, slots, chunk, monkeypatch):
-    monkeypatch.setattr(instances, "_CHUNK_ELEMENTS", chunk)
-    offsets, is_thing, centers = _grouping(8, 11, count, slots, count)
-    expected = reference.group_pixels(offsets, is_thing, centers[:count].tolist())
-    arguments = [tf.constant(x) for x in (offsets, is_thing, centers, np.int32(count))]
-    np.testing.assert_array_equal(instances.group_pixels(*arguments), expected)
+def test_grouping_of_unknown_sizes_equals_the_reference(count, slots):
     function = tf.function(
         instances.group_pixels,
         input_signature=[
@@ -109,16 +164,12 @@ def test_grouping_equals_the_reference(count, slots, chunk, monkeypatch):
             tf.TensorSpec([], tf.int32),
         ],
     )
-    np.testing.assert_array_equal(function(*arguments), expected)
-
-
-@pytest.mark.parametrize("chunk", [2**22, 100])
-def test_grouping_under_xla(chunk, monkeypatch):
-    monkeypatch.setattr(instances, "_CHUNK_ELEMENTS", chunk)
-    offsets, is_thing, centers = _grouping(8, 11, 4, 9, 0)
-    arguments = [tf.constant(x) for x in (offsets, is_thing, centers, np.int32(4))]
-    expected = reference.group_pixels(offsets, is_thing, centers[:4].tolist())
-    np.testing.assert_array_equal(tf.function(instances.group_pixels, jit_compile=True)(*arguments), expected)
+    for size in ((8, 11), (33, 40)):
+        rng = np.random.default_rng(count)
+        offsets, is_thing = rng.normal(0, 5, (*size, 2)).astype(np.float32), rng.random(size) < 0.7
+        centers = _centers(*size, count, slots, rng)
+        found = function(*(tf.constant(x) for x in (offsets, is_thing, centers, np.int32(count))))
+        np.testing.assert_array_equal(found, reference.group_pixels(offsets, is_thing, centers[:count].tolist()))
 
 
 def test_between_two_centers_the_first_wins():
@@ -130,12 +181,40 @@ def test_between_two_centers_the_first_wins():
     np.testing.assert_array_equal(instances.group_pixels(offsets, is_thing, centers, 1), [[1, 1, 1, 1, 1]])
 
 
-def test_memory_does_not_grow_with_pixels_times_centers(monkeypatch):
-    monkeypatch.setattr(instances, "_CHUNK_ELEMENTS", 1000)
-    seen = []
-    argmin = tf.argmin
-    monkeypatch.setattr(tf, "argmin", lambda x, **kwargs: (seen.append(x.shape), argmin(x, **kwargs))[1])
-    offsets, is_thing, centers = _grouping(40, 50, 20, 20, 0)
-    instances.group_pixels(*(tf.constant(x) for x in (offsets, is_thing, centers, np.int32(20))))
-    assert len(seen) == 40
-    assert all(shape.num_elements() <= 1000 for shape in seen)
+def test_offsets_that_are_no_numbers_harm_nobody_else():
+    rng = np.random.default_rng(0)
+    centers = _centers(40, 50, 20, 20, rng)
+    offsets = _offsets("scattered", centers, 40, 50, rng)
+    offsets[::7, ::5] = [[np.nan, 0]]
+    offsets[1::7, ::5] = [[np.inf, -np.inf]]
+    is_thing = np.ones((40, 50), bool)
+    found = instances.group_pixels(*(tf.constant(x) for x in (offsets, is_thing, centers, np.int32(20))))
+    np.testing.assert_array_equal(found, _nearest(offsets, is_thing, centers, 20))
+
+
+def test_few_centers_are_measured_where_offsets_agree():
+    rng = np.random.default_rng(0)
+    centers = np.stack(np.meshgrid(np.arange(5, 1000, 50), np.arange(5, 1000, 50), indexing="ij"), -1).reshape(-1, 2)
+    points = rng.uniform(100, 120, (2, 3, 1024)).astype(np.float32)  # three tiles, all around one place
+    is_thing = np.ones((3, 1024), bool)
+    is_thing[1] = False
+    candidates, most = instances._candidates(
+        *(tf.constant(x) for x in (*points, is_thing, centers.astype(np.float32), np.ones(400, bool)))
+    )
+    assert most <= 4
+    assert (candidates.numpy()[1] == 400).all()
+    distance = np.square(points[..., None] - centers.T[:, None, None]).sum(0)
+    for i in (0, 2):
+        assert set(distance[i].argmin(-1)) <= set(candidates.numpy()[i][:most])
+
+
+def test_memory_does_not_grow_with_pixels_times_centers():
+    size, slots = (128, 512), 400
+    graph = tf.function(instances.group_pixels).get_concrete_function(
+        tf.TensorSpec([*size, 2]),
+        tf.TensorSpec(size, tf.bool),
+        tf.TensorSpec([slots, 2], tf.int32),
+        tf.TensorSpec([], tf.int32),
+    )
+    largest = max(graph_sizes.tensor_sizes(graph))
+    assert 2 * size[0] * size[1] == largest < size[0] * size[1] * slots / 100

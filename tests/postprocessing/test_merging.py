@@ -27,7 +27,7 @@ def _merge(
         ignore,
         stuff_limit,
         thing_limit,
-    ).numpy()
+    ).panoptic.numpy()
 
 
 def _maps(height: int, width: int, seed: int, count: int = 6):
@@ -92,3 +92,37 @@ def test_padding_is_void_and_counts_nowhere():
     expected = reference.merge(semantic[:7, :9], instance[:7, :9], THINGS, DIVISOR, IGNORE, 9, 3)
     np.testing.assert_array_equal(found[:7, :9], expected)
     assert (found[~valid] == 255_000).all()
+
+
+def test_segments():
+    semantic = np.array([[2, 2, 4, 4, 0, 0, 0, 1, 2, 4, 3]])
+    instance = np.array([[1, 1, 1, 4, 0, 0, 0, 0, 0, 2, 0]])
+    valid = np.arange(11)[None] < 10
+    constants = (tf.constant(semantic, tf.int32), tf.constant(instance, tf.int32), tf.constant(valid))
+    found = merging.merge(*constants, 5, 6, THINGS, DIVISOR, IGNORE, 2, 1)
+    np.testing.assert_array_equal(found.panoptic, [[2001] * 3 + [4001] + [0] * 3 + [255_000] * 2 + [4002, 255_000]])
+    np.testing.assert_array_equal(found.instance_classes, [2, 4, -1, 4, -1])
+    np.testing.assert_array_equal(found.instance_areas, [3, 1, 0, 1, 0])
+    np.testing.assert_array_equal(found.instance_ids, [2001, 4002, 255_000, 4001, 255_000])
+    np.testing.assert_array_equal(found.stuff_areas, [3, 0, 0, 0, 0, 0])
+    # Too small an instance has a class, but no segment.
+    small = merging.merge(*constants, 5, 6, THINGS, DIVISOR, IGNORE, 2, 2)
+    np.testing.assert_array_equal(small.instance_classes, [2, 4, -1, 4, -1])
+    np.testing.assert_array_equal(small.instance_ids, [2001] + [255_000] * 4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ids_are_those_of_the_map(seed):
+    semantic, instance = _maps(20, 24, seed)
+    constants = (tf.constant(semantic, tf.int32), tf.constant(instance, tf.int32), tf.ones(semantic.shape, tf.bool))
+    found = merging.merge(*constants, 9, 6, THINGS, DIVISOR, IGNORE, 30, 12)
+    for i, (label, panoptic_id, area) in enumerate(
+        zip(found.instance_classes.numpy(), found.instance_ids.numpy(), found.instance_areas.numpy())
+    ):
+        mask = instance == i + 1
+        assert area == mask.sum()
+        assert (found.panoptic.numpy()[mask] == panoptic_id).all()
+        assert label == (np.bincount(semantic[mask]).argmax() if area else -1)
+        assert panoptic_id // DIVISOR == (label if area >= 12 else IGNORE)
+    for label, area in enumerate(found.stuff_areas.numpy()):
+        assert area == (found.panoptic.numpy() == label * DIVISOR).sum()

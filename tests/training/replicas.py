@@ -44,8 +44,11 @@ def tiny_trainer(strategy: tf.distribute.Strategy, records: str):
         optimizer = builders.build_optimizer(options)
     loss = builders.build_loss(options, source.info.label_space)
     trainer = Trainer(strategy, model, loss, optimizer, options.train_dataset_options.batch_size)
-    dataset = builders.build_training_dataset(options.train_dataset_options, source, 0)
-    return trainer, iter(strategy.experimental_distribute_dataset(dataset))
+
+    def make_dataset(context):
+        return builders.build_training_dataset(options.train_dataset_options, source, 0, context)
+
+    return trainer, iter(strategy.distribute_datasets_from_function(make_dataset))
 
 
 def main(num_steps: str, records: str = "") -> None:

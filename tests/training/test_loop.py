@@ -30,7 +30,7 @@ class Run:
         self.manager = checkpoints.Manager(self.folder, objects, self.step, max_to_keep=5)
 
     def train(self, until=None, options=OPTIONS, bad_image=None):
-        def make_dataset(first_step):
+        def make_dataset(first_step, context):
             return mini.dataset(first_step, bad_image)
 
         loop.train(self.trainer, make_dataset, self.step, self.manager, self.folder, options, until)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models for Python programs, from exports and from checkpoints; `deeplab_axial.load` is the way in."""
+
+import os
+
+import tensorflow as tf
+import tf_keras
+
+from deeplab_axial import builders, config, export, keys
+from deeplab_axial.backbones import presets
+from deeplab_axial.data.dataset_info import DATASET_FILE, DatasetInfo
+from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.errors import InputError
+from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
+from deeplab_axial.predict import PanopticModel
+from deeplab_axial.protos import config_pb2
+from deeplab_axial.training import checkpoints
+
+_SAVED_MODEL = "saved_model.pb"
+_CONFIG = "config.textproto"
+_IMAGES = "images"
+
+
+def load(path: str | os.PathLike) -> PanopticModel:
+    """See `deeplab_axial.load`."""
+    path = os.fspath(path)
+    if not os.path.isdir(path):
+        if os.path.exists(f"{path}.index"):
+            return _load_checkpoint(path)
+        raise InputError(
+            f"{path!r} is no export, model folder or checkpoint: there is no such folder, and no {path}.index. "
+            "Correct the path; a checkpoint is named without .index and .data-..."
+        )
+    if os.path.exists(os.path.join(path, _SAVED_MODEL)):
+        return _load_export(path)
+    versions = [name for name in os.listdir(path) if name.isdecimal()]
+    versions = [name for name in versions if os.path.exists(os.path.join(path, name, _SAVED_MODEL))]
+    if versions:
+        return _load_export(os.path.join(path, max(versions, key=int)))
+    if os.path.exists(os.path.join(path, _CONFIG)):
+        prefix = checkpoints.latest(path)
+        if prefix is None:
+            raise InputError(f"{path!r} holds no checkpoint. Train first: deeplab-axial train --mode=train.")
+        return _load_checkpoint(prefix)
+    raise InputError(
+        f"{path!r} is no export of deeplab-axial (it has no {_SAVED_MODEL}) and no model folder (no {_CONFIG}). "
+        "Make one with `deeplab-axial export`."
+    )
+
+
+def _load_export(folder: str) -> PanopticModel:
+    module, metadata = export.load(folder)
+    signature = module.signatures["serving_default"]
+    missing = {keys.PANOPTIC_MAP, keys.SEMANTIC_MAP, keys.STUFF_SCORES} - set(signature.structured_outputs)
+    if missing:
+        raise InputError(
+            f"{folder!r} was exported by deeplab-axial {metadata.version}, whose exports have no "
+            f"{', '.join(sorted(missing))}. Export its checkpoint again with this release."
+        )
+    shape = signature.structured_input_signature[1][_IMAGES].shape.as_list()
+
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return signature(**{_IMAGES: images})
+
+    return PanopticModel(serve, metadata.label_space, f"{folder}, step {metadata.step}", tuple(shape[:3]))
+
+
+def _load_checkpoint(prefix: str) -> PanopticModel:
+    options = _read_config(prefix)
+    space = _find_label_space(options, prefix)
+    # Layers keep the policy under which they are made; that of the program around them stays.
+    policy = tf_keras.mixed_precision.global_policy()
+    try:
+        tf_keras.mixed_precision.set_global_policy(options.trainer_options.precision)
+        model = builders.build_model(options)
+    finally:
+        tf_keras.mixed_precision.set_global_policy(policy)
+    if not isinstance(model, PanopticDeepLab):
+        raise InputError(f"{prefix!r} is a classifier, which segments nothing. Name a model for panoptic segmentation.")
+    step = tf.Variable(0, dtype=tf.int64)
+    checkpoints.restore(prefix, {"model": model, "step": step}, "deeplab_axial.load")
+    predictor = builders.build_predictor(options, model, space)
+    function = tf.function(
+        predictor.predict_images,
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name=_IMAGES)],
+        autograph=False,
+    )
+    return PanopticModel(function, space, f"{prefix}, step {int(step.numpy())}")
+
+
+def _read_config(prefix: str) -> config_pb2.ExperimentOptions:
+    """The config beside a checkpoint, or in the folder above its own."""
+    folder = os.path.dirname(os.path.abspath(prefix))
+    for candidate in (folder, os.path.dirname(folder)):
+        path = os.path.join(candidate, _CONFIG)
+        if os.path.exists(path):
+            return config.load(path, backbone_names=presets.NAMES, refused_backbones=presets.REFUSED)
+    raise InputError(
+        f"{prefix!r} has no {_CONFIG} in its folder, which training writes there, so nothing tells the network. Bring "
+        "the file, or export the checkpoint: deeplab-axial export --config_file=CONFIG."
+    )
+
+
+def _find_label_space(options: config_pb2.ExperimentOptions, prefix: str) -> LabelSpace:
+    """What the classes of a checkpoint are: as in training, but the records themselves need not be there.
+
+    Raises:
+      InputError: nothing tells, or the network has another number of classes.
+    """
+    space = _label_space(options)
+    if space is None:
+        raise InputError(
+            f"{prefix!r}: nothing tells its classes. The config has no label_space section, beside its file_pattern is "
+            f"no {DATASET_FILE} (working directory {os.getcwd()}), and its field dataset is no known name. Bring the "
+            f"data set's {DATASET_FILE} back, or load an export, which holds its classes."
+        )
+    channels = options.model_options.panoptic_deeplab.semantic_head.output_channels
+    if space.num_classes != channels:
+        raise InputError(
+            f"{prefix!r}: the network has {channels} classes, but its data set {space.name!r} has {space.num_classes}. "
+            "The records were converted anew since the training; load an export, or convert them as before."
+        )
+    return space
+
+
+def _label_space(options: config_pb2.ExperimentOptions) -> LabelSpace | None:
+    if options.HasField("label_space"):
+        return builders.build_label_space(options.label_space)
+    datasets = (options.eval_dataset_options, options.train_dataset_options)
+    for pattern in (pattern for dataset in datasets for pattern in dataset.file_pattern):
+        found = tf.io.gfile.glob(os.path.join(os.path.dirname(pattern), DATASET_FILE))
+        if found:
+            return DatasetInfo.read(os.path.dirname(found[0])).label_space
+    shipped = [dataset.dataset for dataset in datasets if dataset.dataset in builders.SHIPPED_NAMES]
+    return builders.load_label_space(shipped[0]) if shipped else None

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a report on a run that was evaluated, or on two runs side by side, as one HTML file.
+
+  deeplab-axial report --model_dir=runs/a --output=report.html
+  deeplab-axial report --model_dir=runs/a --compare=runs/b --output=report.html
+
+It tells the last evaluation of each run: metrics by class and by image, the worst and the best pictures, confusions,
+recall by size of instance, heatmaps and offsets, training. The page needs no other file and no network.
+"""
+
+import os
+
+from absl import flags
+
+from deeplab_axial.cli import folders
+from deeplab_axial.errors import InputError
+from deeplab_axial.report import comparison, details, page
+from deeplab_axial.training import log
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("model_dir", None, "Folder of the run, which was evaluated.", required=True)
+flags.DEFINE_string("compare", None, "Folder of a second run; differences are second minus first.")
+flags.DEFINE_string("output", "report.html", "The HTML file.")
+
+
+def main() -> None:
+    """Writes the page."""
+    if FLAGS.compare is not None and os.path.realpath(FLAGS.compare) == os.path.realpath(FLAGS.model_dir):
+        raise InputError(f"--compare must name another folder than --model_dir. Received: {FLAGS.compare} for both.")
+    if os.path.isdir(FLAGS.output):
+        raise InputError(f"--output={FLAGS.output} is a folder. Name a file: --output={FLAGS.output}/report.html")
+    folders.make(os.path.dirname(os.path.abspath(FLAGS.output)), "output")
+    run = _read(FLAGS.model_dir)
+    if FLAGS.compare is None:
+        page.write_report(FLAGS.output, run.name, run)
+    else:
+        second = _read(FLAGS.compare)
+        comparison.write_comparison(FLAGS.output, f"{run.name} and {second.name}", run, second)
+    print(os.path.abspath(FLAGS.output))
+
+
+def _read(model_dir: str) -> page.Run:
+    return page.Run(os.path.normpath(model_dir), details.read(model_dir), log.read_history(model_dir))

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what the evaluation servers of COCO and Cityscapes take.
+
+  deeplab-axial submit --format=coco --config_file=CONFIG --model_dir=FOLDER \\
+      --image_list=image_info_test-dev2017.json --output=submission.zip
+  deeplab-axial submit --format=cityscapes --config_file=CONFIG --model_dir=FOLDER --output_dir=FOLDER
+
+The images are those of eval_dataset_options, predicted as evaluation does it, at several scales if the config says so.
+They need no ground truth: name records of the test set, as
+--set=eval_dataset_options.file_pattern='records/coco/test-dev/*.tfrecord'.
+
+coco: a zip file, checked against the list of images. cityscapes: the folders panoptic, instance and pixel.
+"""
+
+import re
+
+from absl import flags
+
+from deeplab_axial import builders
+from deeplab_axial.cli import experiment
+from deeplab_axial.data import diagnosis
+from deeplab_axial.data.source import Source
+from deeplab_axial.errors import InputError
+from deeplab_axial.protos import config_pb2
+from deeplab_axial.submissions import cityscapes, coco, predictions
+
+FLAGS = flags.FLAGS
+# format -> (flags that it needs, flags that it also takes)
+FORMATS = {
+    "coco": (("image_list", "output"), ("algorithm",)),
+    "cityscapes": (("output_dir",), ("split",)),
+}
+
+flags.DEFINE_enum("format", None, list(FORMATS), "Whose server it is for.", required=True)
+flags.DEFINE_string("model_dir", None, "Folder of the checkpoints.", required=True)
+flags.DEFINE_string("checkpoint", None, "A checkpoint's prefix; the newest of --model_dir by default.")
+flags.DEFINE_string("image_list", None, "coco: COCO's JSON with the images, as image_info_test-dev2017.json.")
+flags.DEFINE_string("output", None, "coco: the zip file.")
+flags.DEFINE_string("algorithm", None, "coco: your method in the file names. Default: the config's experiment_name.")
+flags.DEFINE_string("output_dir", None, "cityscapes: folder for the files; must be empty or absent.")
+flags.DEFINE_enum("split", None, ["test", "val"], "cityscapes: in the name of the panoptic JSON. Default: test.")
+flags.declare_key_flag("config_file")
+flags.declare_key_flag("set")
+flags.declare_key_flag("placeholder")
+
+
+def main() -> None:
+    """Predicts and writes."""
+    _check_flags(FLAGS.format)
+    options = experiment.load_config("eval")
+    _check_options(options)
+    source = builders.open_source(options, "eval", with_labels=False)
+    if FLAGS.format == "coco":
+        coco.check_output(FLAGS.output)
+        images = coco.ImageList.read(FLAGS.image_list)
+        images.check_count(source.num_records)
+        algorithm = _algorithm(options)
+    else:
+        cityscapes.check_output(FLAGS.output_dir)
+        cityscapes.check_label_space(source.info.label_space, builders.load_label_space("cityscapes_panoptic"))
+    builders.set_precision_and_seed(options.trainer_options)
+    model = builders.build_model(options)
+    step = experiment.restore_for_inference(model, FLAGS.model_dir, FLAGS.checkpoint)
+    space = source.info.label_space
+    with diagnosis.explain_errors(source, with_panoptic=False):
+        found = _predict(options, model, source)
+        if FLAGS.format == "coco":
+            count = coco.write(FLAGS.output, found, images, space, algorithm)
+        else:
+            count = cityscapes.write(FLAGS.output_dir, found, space, FLAGS.split or "test")
+    print(f"Step {step}, {count} images: {FLAGS.output or FLAGS.output_dir}")
+
+
+def _check_flags(name: str) -> None:
+    """Refuses flags that are missing, or are of another format."""
+    needed, taken = FORMATS[name]
+    missing = [flag for flag in needed if not FLAGS[flag].value]
+    every = {flag for both in FORMATS.values() for names in both for flag in names}
+    surplus = [flag for flag in sorted(every - {*needed, *taken}) if FLAGS[flag].value]
+    if missing or surplus:
+        received = ", ".join([*(f"no --{flag}" for flag in missing), *(f"--{flag}" for flag in surplus)])
+        raise InputError(
+            f"--format={name} needs --{' and --'.join(needed)} and also takes --{' and --'.join(taken)}. "
+            f"Received: {received}. Correct the command."
+        )
+
+
+def _check_options(options: config_pb2.ExperimentOptions) -> None:
+    """Refuses a config whose predictions would be no submission."""
+    if options.evaluator_options.eval_steps >= 0:
+        raise InputError(
+            "evaluator_options.eval_steps must be -1: a submission has all images. "
+            f"Received: {options.evaluator_options.eval_steps}. Add --set=evaluator_options.eval_steps=-1."
+        )
+    if not options.model_options.panoptic_deeplab.instance.enable:
+        raise InputError(
+            "model_options.panoptic_deeplab.instance.enable must be true: a submission has instances. Received: false. "
+            "Name the config and checkpoint of a network with instance heads."
+        )
+
+
+def _algorithm(options: config_pb2.ExperimentOptions) -> str:
+    """The name of the method in COCO's file names."""
+    if not FLAGS.algorithm:
+        return re.sub(r"[^A-Za-z0-9.]+", "-", options.experiment_name).strip("-") or "deeplab-axial"
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", FLAGS.algorithm):
+        raise InputError(
+            "--algorithm must consist of letters, digits, dots and hyphens, as it is part of file names. "
+            f"Received: {FLAGS.algorithm}. Shorten it."
+        )
+    return FLAGS.algorithm
+
+
+def _predict(options: config_pb2.ExperimentOptions, model, source: Source):
+    space = source.info.label_space
+    predictor = builders.build_predictor(options, model, space)
+    dataset = builders.build_evaluation_dataset(options, source)
+    return predictions.predict(predictor, dataset, space, source.num_records, options.evaluator_options.use_tf_function)

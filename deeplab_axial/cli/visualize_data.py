@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws contact sheets of what the network gets: augmented images with their targets.
+
+  deeplab-axial visualize_data --config_file=CONFIG --output_dir=FOLDER [--num_images=8]
+
+A row is one image: input, semantic target, centres and offsets, as training makes them. --split=eval draws the inputs
+of the evaluation with their ground truth. The files are sheet-000.png, sheet-001.png and so on.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from absl import flags
+
+from deeplab_axial import builders, contact_sheet, keys, visualization
+from deeplab_axial.cli import experiment, folders
+from deeplab_axial.data import dataset_info, diagnosis, records
+from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.data.source import Source
+from deeplab_axial.errors import InputError
+from deeplab_axial.protos import config_pb2
+
+FLAGS = flags.FLAGS
+_ROWS = 4
+
+flags.DEFINE_string("output_dir", None, "Folder for the sheets.", required=True)
+flags.DEFINE_enum("split", "train", ("train", "eval"), "Inputs of training or of the evaluation.")
+flags.DEFINE_integer("num_images", 8, "Images to draw.", lower_bound=1)
+flags.DEFINE_integer("first_step", 0, "Training step that the first image belongs to.", lower_bound=0)
+flags.declare_key_flag("config_file")
+flags.declare_key_flag("set")
+flags.declare_key_flag("placeholder")
+
+
+def main() -> None:
+    """Draws."""
+    options = experiment.load_config(FLAGS.split)
+    source = builders.open_records(options, FLAGS.split)
+    if source.info.task != dataset_info.PANOPTIC:
+        raise InputError(
+            f"visualize_data draws panoptic data. Received: {source.files[0]}, which holds {source.info.task}."
+        )
+    builders.check_classes(options, FLAGS.split, source)
+    is_training = FLAGS.split == "train"
+    if is_training and not source.info.has_labels:
+        raise InputError(f"{source.files[0]} has no labels, so there are no targets. Draw it with --split=eval.")
+    folders.make(FLAGS.output_dir, "output_dir")
+    dataset = options.train_dataset_options
+    weight = dataset.small_instance_weight if dataset.increase_small_instance_weights else 1.0
+    with diagnosis.explain_errors(source, with_panoptic=source.info.has_labels):
+        rows = _training_rows(options, source) if is_training else _evaluation_rows(options, source)
+        rows = itertools.islice(rows, FLAGS.num_images)
+        drawn = 0
+        for number in itertools.count():
+            part = list(itertools.islice(rows, _ROWS))
+            if not part:
+                break
+            path = os.path.join(FLAGS.output_dir, f"sheet-{number:03}.png")
+            _save(path, contact_sheet.sheet(part, with_legend=is_training, small_weight=weight))
+            drawn += len(part)
+    print(f"{drawn} images: {FLAGS.output_dir}")
+
+
+def _training_rows(options: config_pb2.ExperimentOptions, source: Source) -> Iterator[np.ndarray]:
+    batches = builders.build_training_dataset(options.train_dataset_options, source, FLAGS.first_step)
+    for step, batch in enumerate(batches.as_numpy_iterator(), start=FLAGS.first_step):
+        for i, image in enumerate(batch[keys.IMAGE]):
+            targets = {key: value[i] for key, value in batch.items()}
+            title = f"Step {step}, image {i + 1}"
+            yield contact_sheet.training_row(image, targets, source.info.label_space, title)
+
+
+def _evaluation_rows(options: config_pb2.ExperimentOptions, source: Source) -> Iterator[np.ndarray]:
+    space = source.info.label_space
+    for batch in builders.build_evaluation_dataset(options, source).as_numpy_iterator():
+        for i in np.flatnonzero(batch[keys.IS_REAL]).tolist():
+            name = batch[keys.IMAGE_NAME][i].decode(errors="replace")
+            truth = _ground_truth(batch, i, space)
+            yield contact_sheet.evaluation_row(batch[keys.IMAGE][i], truth, space, name)
+
+
+def _ground_truth(batch: dict[str, np.ndarray], i: int, space: LabelSpace) -> np.ndarray | None:
+    """The panoptic map as large as the input, void where the image is padded."""
+    encoded = batch[keys.RAW_PANOPTIC][i]
+    if not encoded:
+        return None
+    panoptic = records.decode_panoptic(encoded, records.detect_format(encoded), *batch[keys.RAW_SIZE][i].tolist())
+    height, width = batch[keys.RESIZED_SIZE][i].tolist()
+    # Corners onto corners, as the image is resized.
+    ys, xs = (np.rint(np.linspace(0, old - 1, new)).astype(int) for old, new in zip(panoptic.shape, (height, width)))
+    padded = np.full(batch[keys.IMAGE].shape[1:3], space.void_id, panoptic.dtype)
+    padded[:height, :width] = panoptic[ys[:, None], xs]
+    return padded
+
+
+def _save(path: str, picture: np.ndarray) -> None:
+    try:
+        visualization.save_png(path, picture)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error}). Name another --output_dir.") from error

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries of a JSON in COCO's panoptic format: checked, and segments numbered."""
+
+from collections import Counter
+from typing import NamedTuple
+
+from absl import logging
+
+from deeplab_axial.data import records
+from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.errors import InputError
+
+
+class Segment(NamedTuple):
+    """One segment of an image.
+
+    Attributes:
+      id: its colour in the PNG, R + 256 G + 65536 B.
+      panoptic_id: class id * label_divisor + instance id; the void id if the label space lacks its category.
+      is_crowd: whether it is a group of things that were not told apart.
+      area: pixels as the annotation says; None if it does not.
+    """
+
+    id: int
+    panoptic_id: int
+    is_crowd: bool
+    area: int | None
+
+
+def integer(entry: dict, key: str, where: str, low: int, high: int = 2**62) -> int:
+    """The integer under a key.
+
+    Args:
+      entry: a dict, if the file is right.
+      key: the key.
+      where: the entry's place in its file, for the message.
+      low: smallest value.
+      high: largest value.
+
+    Raises:
+      InputError: there is none, or it is out of range.
+    """
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, int) or not low <= value <= high:  # bool is an int: COCO writes both 0 and false
+        limits = f"in [{low}, {high}]" if high < 2**62 else f"of at least {low}"
+        raise InputError(f"{where}: {key!r} must be an integer {limits}. Received: {value!r}. Correct the file.")
+    return int(value)
+
+
+def text(entry: dict, key: str, where: str) -> str:
+    """The text under a key; raises InputError if there is none. See `integer`."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{where}: {key!r} must be a non-empty string. Received: {value!r}. Correct the file.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON allows
+        raise InputError(f"{where}: {key!r} must be valid Unicode. Received: {value!r}. Correct the file.") from error
+    return value
+
+
+class Numbering:
+    """Gives segments their panoptic ids."""
+
+    def __init__(self, space: LabelSpace, categories: list[dict]):
+        self.space = space
+        self.by_category = {c.category_id: c for c in space.classes}
+        self.names = {category["id"]: category.get("name", category["id"]) for category in categories}
+        self.unnamed: Counter[int] = Counter()  # segments of categories that the label space lacks
+
+    def number(self, segments: list[dict], where: str) -> tuple[Segment, ...]:
+        """The segments of one image, in the order of the annotation."""
+        result: dict[int, Segment] = {}
+        used: Counter[int] = Counter()
+        for i, entry in enumerate(segments):
+            place = f"{where}, segments_info[{i}]"
+            segment_id = integer(entry, "id", place, 1, records.MAX_PANOPTIC_ID)
+            if segment_id in result:
+                raise InputError(
+                    f"{place}: segment ids must be distinct. Received twice: {segment_id}. Correct the file."
+                )
+            is_crowd = "iscrowd" in entry and bool(integer(entry, "iscrowd", place, 0, 1))
+            area = integer(entry, "area", place, 0) if entry.get("area") is not None else None
+            panoptic_id = self._panoptic_id(entry, place, where, used)
+            result[segment_id] = Segment(segment_id, panoptic_id, is_crowd, area)
+        return tuple(result.values())
+
+    def _panoptic_id(self, entry: dict, place: str, where: str, used: Counter[int]) -> int:
+        category_id = integer(entry, "category_id", place, 0)
+        if category_id not in self.names:
+            raise InputError(
+                f"{place}: category_id must be one of the JSON's categories. Received: {category_id}. Correct the file."
+            )
+        label = self.by_category.get(category_id)
+        if label is None:
+            self.unnamed[category_id] += 1
+            return self.space.void_id
+        divisor = self.space.label_divisor
+        instance = used[label.id] + label.is_thing  # things count from 1, stuff from 0
+        if instance >= divisor:
+            raise InputError(
+                f"{where}: at most {divisor - 1} segments of class {label.name!r} fit into one image. Received: more. "
+                f"Pass a larger --label_divisor than {divisor}, for all splits alike."
+            )
+        used[label.id] += 1
+        return label.id * divisor + instance
+
+    def warn(self, path: str) -> None:
+        """Says once what became void."""
+        if self.unnamed:
+            names = ", ".join(str(self.names[k]) for k in sorted(self.unnamed))
+            count = sum(self.unnamed.values())
+            logging.warning(
+                "%s: %d segments are void, as the label space lacks their category: %s.", path, count, names
+            )

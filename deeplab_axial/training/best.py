@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The best checkpoint of a run, kept beside the newest ones, and which checkpoints were evaluated."""
+
+import dataclasses
+import glob
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+
+from deeplab_axial import files
+from deeplab_axial.errors import InputError
+from deeplab_axial.training import log
+
+BEST_FOLDER = "best"
+BEST_FILE = "best.json"
+EVALUATIONS_FILE = "evaluations.jsonl"
+DEFAULT_METRIC = "panoptic_quality/all/pq"
+# Where each lies in what `Evaluator.evaluate` returns; more is better.
+METRICS = (
+    DEFAULT_METRIC,
+    "panoptic_quality/things/pq",
+    "panoptic_quality/stuff/pq",
+    "mean_iou/mean",
+    "average_precision/ap",
+    "average_precision/ap50",
+)
+
+
+def look_up(metrics: Mapping, name: str) -> float | None:
+    """The value of one of METRICS; None where it was not measured or nothing tells."""
+    value = metrics
+    for key in name.split("/"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def copy_checkpoint(prefix: str, folder: str) -> str:
+    """Copies a checkpoint and returns the prefix of the copy.
+
+    The index comes last: without it no reader takes the rest for a checkpoint.
+
+    Raises:
+      FileNotFoundError: the checkpoint is gone, or goes meanwhile.
+    """
+    os.makedirs(folder, exist_ok=True)
+    parts = sorted(glob.glob(f"{glob.escape(prefix)}.data-*"))
+    if not parts:
+        raise FileNotFoundError(f"{prefix}.data-*")
+    for path in (*parts, f"{prefix}.index"):
+        target = os.path.join(folder, os.path.basename(path))
+        shutil.copyfile(path, f"{target}.tmp")
+        os.replace(f"{target}.tmp", target)
+    return os.path.join(folder, os.path.basename(prefix))
+
+
+def fingerprint(prefix: str) -> str:
+    """Stands for the content of a checkpoint: its index holds a checksum of each variable.
+
+    Raises:
+      FileNotFoundError: the checkpoint is gone.
+    """
+    with open(f"{prefix}.index", "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
+
+
+@dataclasses.dataclass
+class Evaluations:
+    """What a run remembers of its evaluations, also across restarts.
+
+    EVALUATIONS_FILE gets a line for each evaluated checkpoint. The folder BEST_FOLDER gets a copy of the best one, its
+    metrics and BEST_FILE, and can be used like a model's folder. BEST_FILE is written last: the checkpoint it names is
+    complete.
+
+    Attributes:
+      folder: of the model.
+      metric: what decides, one of METRICS.
+    """
+
+    folder: str
+    metric: str = DEFAULT_METRIC
+
+    def __post_init__(self):
+        if self.metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}. Received: {self.metric!r}.")
+
+    @property
+    def best_folder(self) -> str:
+        """Where the best checkpoint is."""
+        return os.path.join(self.folder, BEST_FOLDER)
+
+    def step_of(self, prefix: str) -> int | None:
+        """The step of a checkpoint that was evaluated; None if it was not.
+
+        Raises:
+          FileNotFoundError: the checkpoint is gone.
+        """
+        steps = {entry["checkpoint"]: entry["step"] for entry in self.read()}
+        return steps.get(fingerprint(prefix))
+
+    def read(self) -> list[dict]:
+        """The entries of EVALUATIONS_FILE, oldest first; a line cut short by a kill is left out."""
+        try:
+            with open(os.path.join(self.folder, EVALUATIONS_FILE), encoding="utf-8") as file:
+                lines = file.readlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+    def add(self, prefix: str, metrics: Mapping) -> bool:
+        """Remembers an evaluation, and keeps the checkpoint if it is the best so far.
+
+        Args:
+          prefix: of the checkpoint, whose files must stay in place meanwhile.
+          metrics: what `Evaluator.evaluate` returned, and "step".
+
+        Returns:
+          Whether it is the best.
+
+        Raises:
+          InputError: the files cannot be written.
+        """
+        value = look_up(metrics, self.metric)
+        try:
+            best = self.best_value()
+            is_best = value is not None and (best is None or value > best)
+            if is_best:
+                self._keep(prefix, metrics, value)
+            if self.step_of(prefix) is None:
+                entry = {"step": metrics["step"], "checkpoint": fingerprint(prefix), self.metric: value}
+                with open(os.path.join(self.folder, EVALUATIONS_FILE), "a", encoding="utf-8") as file:
+                    # On a line of its own, also after one that a kill cut short.
+                    file.write(("\n" if self._ends_amid_a_line() else "") + json.dumps(entry) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{self.folder} cannot keep the evaluated checkpoint ({error}). Free or change the place and run again."
+            ) from error
+        return is_best
+
+    def describe_best(self) -> str:
+        """Says which checkpoint is the best, and where it is."""
+        kept = _read(os.path.join(self.best_folder, BEST_FILE))
+        return f"Best so far: {kept['metric']} {kept['value']:.4f} at step {kept['step']}: {self.best_folder}"
+
+    def best_value(self) -> float | None:
+        """The metric of the kept checkpoint; None without one, or where it was not measured."""
+        kept = _read(os.path.join(self.best_folder, BEST_FILE))
+        if kept is None:
+            return None
+        if kept["metric"] == self.metric:
+            return kept["value"]
+        # Another metric decided before: the one that does now is among those that were measured.
+        metrics = _read(os.path.join(self.best_folder, log.METRICS_FILE))
+        return look_up(metrics, self.metric) if metrics and metrics["step"] == kept["step"] else None
+
+    def _keep(self, prefix: str, metrics: Mapping, value: float) -> None:
+        folder, name = self.best_folder, os.path.basename(prefix)
+        if os.path.exists(os.path.join(folder, f"{name}.index")):  # of an earlier run of so many steps
+            os.remove(os.path.join(folder, BEST_FILE))
+        copy_checkpoint(prefix, folder)
+        files.write_atomically(os.path.join(folder, log.METRICS_FILE), json.dumps(metrics, indent=1))
+        # What tf.train.latest_checkpoint reads.
+        state = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
+        files.write_atomically(os.path.join(folder, "checkpoint"), state)
+        content = {"metric": self.metric, "value": value, "step": metrics["step"], "checkpoint": name}
+        files.write_atomically(os.path.join(folder, BEST_FILE), json.dumps(content, indent=1))
+        for path in glob.glob(os.path.join(glob.escape(folder), "ckpt-*")):
+            if not os.path.basename(path).startswith(f"{name}."):
+                os.remove(path)
+
+    def _ends_amid_a_line(self) -> bool:
+        path = os.path.join(self.folder, EVALUATIONS_FILE)
+        with open(path, "rb") as file:
+            content = file.read()
+        return bool(content) and not content.endswith(b"\n")
+
+
+def _read(path: str) -> dict | None:
+    """The content of a JSON file; None without one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
