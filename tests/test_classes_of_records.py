@@ -80,7 +80,8 @@ def test_records_of_deeplab2_train_and_evaluate_without_dataset_json(tmp_path):
 
         def predict_padded(self, images, sizes):
             panoptic = np.where(truth == 11000, 11001, truth)
-            return {keys.PANOPTIC_MAP: tf.constant(np.pad(panoptic, [(0, 1), (0, 1)])[None])}
+            padded = np.pad(panoptic, [(0, 1), (0, 1)])[None]
+            return {keys.SEMANTIC_MAP: tf.constant(padded // 1000), keys.PANOPTIC_MAP: tf.constant(padded)}
 
     first = _open(_write(tmp_path, [truth]), "cityscapes_panoptic")
     dataset = pipeline.evaluation_dataset(first, 1, images)

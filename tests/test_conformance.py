@@ -5,7 +5,16 @@ import pytest
 
 from tests import conformance
 
-each = pytest.mark.parametrize("case", conformance.CASES, ids=lambda case: case.name)
+# One backbone of each kind takes minutes; their blocks and the paper's backbone are checked every time.
+SLOW = ("backbone_deeplab2", "backbone_convolutional", "backbone_wide", "backbone_stand_alone")
+
+
+def parametrize(cases):
+    marks = {case.name: [pytest.mark.slow] if case.name in SLOW else [] for case in cases}
+    return pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=marks[c.name]) for c in cases])
+
+
+each = parametrize(conformance.CASES)
 
 
 @each
@@ -18,7 +27,7 @@ def test_unknown_sizes(case):
     conformance.check_unknown_sizes(case)
 
 
-@pytest.mark.parametrize("case", [c for c in conformance.CASES if c.has_config], ids=lambda case: case.name)
+@parametrize([case for case in conformance.CASES if case.has_config])
 def test_config_round_trip(case):
     conformance.check_config_round_trip(case)
 

@@ -81,6 +81,7 @@ def test_a_classifier():
     assert head == describe.Part("classification_head", "10", 256 * 10 + 10, 256 * 10)
 
 
+@pytest.mark.slow
 def test_the_command_compares_with_what_is_published(tmp_path):
     path = tmp_path / "row.textproto"
     path.write_text(

@@ -39,6 +39,7 @@ def test_the_best_can_be_evaluated_like_a_run(chain, tmp_path):
     assert json.loads((folder / "metrics.json").read_text()) == expected
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_is_made_up_for(chain, tmp_path):
     """A run that was killed in the evaluation of step 15 begins with it when it is resumed."""
     folder = tmp_path / "model"
