@@ -23,6 +23,7 @@ from absl import flags
 
 from deeplab_axial import api
 from deeplab_axial.cli import folders
+from deeplab_axial.data import exif
 from deeplab_axial.errors import InputError
 from deeplab_axial.predict import PanopticModel, images, video
 from deeplab_axial.predict.ground_truth import GroundTruth
@@ -137,7 +138,7 @@ class _Job:
 
     def _read(self, path: str) -> np.ndarray:
         decoded = images.decode_file(path)
-        if decoded.orientation != images.UPRIGHT and not FLAGS.upright:
+        if decoded.orientation != exif.UPRIGHT and not FLAGS.upright:
             self.turned.append(path)
         pixels = decoded.turned() if FLAGS.upright else decoded.pixels
         self.model.check_size(path, *pixels.shape[:2])

@@ -16,13 +16,12 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from deeplab_axial.data import exif
 from deeplab_axial.data.diagnosis import reason
 from deeplab_axial.errors import InputError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif")
-UPRIGHT = 1
-_EXIF_ORIENTATION = 0x0112
 _DECODED_BY_TENSORFLOW = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _REMEDY = "Replace or remove it."
 
@@ -36,7 +35,7 @@ class Decoded(NamedTuple):
     """
 
     pixels: np.ndarray
-    orientation: int = UPRIGHT
+    orientation: int = exif.UPRIGHT
 
     def turned(self) -> np.ndarray:
         """The pixels as a viewer shows them: turned and mirrored by the orientation."""
@@ -119,7 +118,7 @@ def decode_bytes(data: bytes, name: str) -> Decoded:
             pixels = tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
         except tf.errors.OpError as error:
             raise InputError(f"{name} is no readable image ({reason(error)}). {_REMEDY}") from error
-        return Decoded(pixels, _orientation_of(data))
+        return Decoded(pixels, exif.orientation_of_file(data))
     try:
         with Image.open(io.BytesIO(data)) as image:
             if getattr(image, "n_frames", 1) > 1:
@@ -143,7 +142,7 @@ def from_pil(image: Image.Image, name: str) -> Decoded:
     Raises:
       InputError: its mode holds no colours of 8 or 16 bits.
     """
-    orientation = _orientation(image)
+    orientation = exif.orientation(image)
     if image.mode.startswith("I"):  # 16 bits: "I;16" and its kin, "I" in older releases
         values = np.asarray(image)
         if values.size and (values.min() < 0 or values.max() > 65535):
@@ -206,21 +205,3 @@ def decode(image: Any, name: str = "The image") -> Decoded:
         f"{name} must be a path, the bytes of an image file, a PIL image or a uint8 array [H, W, 3]. "
         f"Received: {type(image).__name__}."
     )
-
-
-def _orientation_of(data: bytes) -> int:
-    if b"Exif\0\0" not in data and b"eXIf" not in data:
-        return UPRIGHT
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _orientation(image)
-    except Exception:  # the pixels decode, and broken EXIF data, which Pillow answers in many ways, is not used
-        return UPRIGHT
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, UPRIGHT)
-    except Exception:  # as above
-        return UPRIGHT
-    return orientation if orientation in range(1, 9) else UPRIGHT

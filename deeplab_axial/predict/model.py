@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from deeplab_axial.data import exif
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.predict import images
@@ -125,7 +126,7 @@ def _pixels(image: Any, name: str, upright: bool) -> np.ndarray:
     decoded = images.decode(image, name)
     if upright:
         return np.ascontiguousarray(decoded.turned())
-    if decoded.orientation != images.UPRIGHT:
+    if decoded.orientation != exif.UPRIGHT:
         named = os.fspath(image) if isinstance(image, (str, os.PathLike)) else name
         warnings.warn(
             f"{named} has EXIF orientation {decoded.orientation}, which is not applied: pixels count as stored, as in "

@@ -15,13 +15,12 @@ from typing import NamedTuple
 import tensorflow as tf
 from PIL import Image
 
+from deeplab_axial.data import exif
 from deeplab_axial.errors import InputError
 
 JPEG = "jpeg"
 PNG = "png"
 _SIGNATURES = {b"\xff\xd8\xff": JPEG, b"\x89PNG\r\n\x1a\n": PNG}
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = 1
 _FIRST_SIDEWAYS = 5  # orientations 5 to 8 swap height and width
 
 
@@ -98,7 +97,7 @@ def decode_image(data: bytes, path: str, size: tuple[int, int] | None = None) ->
             f"{path} must be a JPEG or PNG image that decodes. Received: {len(data)} bytes of a damaged "
             f"{image_format.upper()}. Replace the file."
         ) from error
-    orientation = _orientation(data)
+    orientation = exif.orientation_of_file(data)
     if size is not None and (height, width) != size:
         raise InputError(
             f"{path} must be as large as the annotation says, {size[0]} x {size[1]} (height x width). Received: "
@@ -109,7 +108,7 @@ def decode_image(data: bytes, path: str, size: tuple[int, int] | None = None) ->
         1,
         f"{path} with orientation {orientation}",
     )
-    return ImageFile(data, image_format, height, width, (remark,) if orientation != _UPRIGHT else ())
+    return ImageFile(data, image_format, height, width, (remark,) if orientation != exif.UPRIGHT else ())
 
 
 def _describe(data: bytes) -> str:
@@ -119,18 +118,6 @@ def _describe(data: bytes) -> str:
             return f"a {image.format} image"
     except Exception:  # Pillow's readers raise many kinds for bytes that are no image
         return f"{len(data)} bytes of no known image format"
-
-
-def _orientation(data: bytes) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none that can be read."""
-    if b"Exif\0\0" not in data and b"eXIf" not in data:
-        return _UPRIGHT
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT)
-    except Exception:  # the pixels decode, and broken EXIF data, which Pillow answers in many ways, is not used
-        return _UPRIGHT
-    return orientation if orientation in range(1, 9) else _UPRIGHT
 
 
 def _size_remedy(size: tuple[int, int], expected: tuple[int, int], orientation: int) -> str:
