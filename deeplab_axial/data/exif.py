@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The orientation that a camera noted in an image file (EXIF). Pixels count as stored; this tells who should be told."""
+"""The orientation that a camera noted in an image file (EXIF): pixels count as stored, and users are told of it."""
 
 import io
 
