@@ -5,8 +5,8 @@ VENV ?= .venv
 VENV_ADDONS ?= .venv-addons
 VENV_PROTOS ?= .venv-protos
 PY = $(VENV)/bin/python
-# Up to four processes, a group of tests in one of them (tests/conftest.py).
-PARALLEL = -n auto --maxprocesses=4 --dist=loadgroup
+# Up to four processes, a file of tests in one of them.
+PARALLEL = -n auto --maxprocesses=4 --dist=loadfile
 # One line a test when output is captured; pip quiet but for errors.
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 

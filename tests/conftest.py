@@ -10,14 +10,6 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups tests for pytest-xdist: those that share the costly chain together, others by file."""
-    for item in items:
-        group = "chain" if "chain" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 class SceneRecords(NamedTuple):
     """Globs of the record files of two splits of synthetic scenes, 48 x 64 pixels each."""
 
