@@ -6,15 +6,14 @@ import os
 import tensorflow as tf
 import tf_keras
 
-from deeplab_axial import builders, config, export, keys
+from deeplab_axial import builders, config, export, files, keys
 from deeplab_axial.backbones import presets
 from deeplab_axial.data.dataset_info import DATASET_FILE, DatasetInfo
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
-from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
 from deeplab_axial.predict import PanopticModel
 from deeplab_axial.protos import config_pb2
-from deeplab_axial.training import checkpoints
+from deeplab_axial.training import averaging, checkpoints
 
 _SAVED_MODEL = "saved_model.pb"
 _CONFIG = "config.textproto"
@@ -24,6 +23,8 @@ _IMAGES = "images"
 def load(path: str | os.PathLike) -> PanopticModel:
     """See `deeplab_axial.load`."""
     path = os.fspath(path)
+    if files.is_remote(path):
+        raise InputError(f"What is loaded must be on this machine. Received: {path}. Copy it from the store first.")
     if not os.path.isdir(path):
         if os.path.exists(f"{path}.index"):
             return _load_checkpoint(path)
@@ -67,6 +68,8 @@ def _load_export(folder: str) -> PanopticModel:
 
 def _load_checkpoint(prefix: str) -> PanopticModel:
     options = _read_config(prefix)
+    if options.model_options.HasField("classification"):
+        raise InputError(f"{prefix!r} is a classifier, which segments nothing. Name a model for panoptic segmentation.")
     space = _find_label_space(options, prefix)
     # Layers keep the policy under which they are made; that of the program around them stays.
     policy = tf_keras.mixed_precision.global_policy()
@@ -75,17 +78,14 @@ def _load_checkpoint(prefix: str) -> PanopticModel:
         model = builders.build_model(options)
     finally:
         tf_keras.mixed_precision.set_global_policy(policy)
-    if not isinstance(model, PanopticDeepLab):
-        raise InputError(f"{prefix!r} is a classifier, which segments nothing. Name a model for panoptic segmentation.")
-    step = tf.Variable(0, dtype=tf.int64)
-    checkpoints.restore(prefix, {"model": model, "step": step}, "deeplab_axial.load")
+    step = averaging.restore_for_inference(prefix, model, "deeplab_axial.load")
     predictor = builders.build_predictor(options, model, space)
     function = tf.function(
         predictor.predict_images,
         input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name=_IMAGES)],
         autograph=False,
     )
-    return PanopticModel(function, space, f"{prefix}, step {int(step.numpy())}")
+    return PanopticModel(function, space, f"{prefix}, step {step}")
 
 
 def _read_config(prefix: str) -> config_pb2.ExperimentOptions:

@@ -21,7 +21,7 @@ from deeplab_axial.config_tables import REFUSED_PATHS
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2, label_space_pb2
 
-__all__ = ["MODES", "load", "load_label_space", "save", "to_text", "validate"]
+__all__ = ["MODES", "is_repeated", "load", "load_label_space", "save", "to_text", "validate"]
 
 _TOKEN = re.compile(
     r"""(?P<skip>\s+|\#[^\n]*)
@@ -65,7 +65,7 @@ def load(
       InputError: a file is missing or broken, or the config is not valid; lists every problem, one a line.
     """
     problems: list[str] = []
-    options = _read(pathlib.Path(path), (), problems)
+    options = _read_remote(str(path), problems) if files.is_remote(path) else _read(pathlib.Path(path), (), problems)
     # A placeholder that an override has replaced is no longer needed, but giving it is no mistake.
     known = config_placeholders.names(options)
     for override in overrides:
@@ -138,6 +138,21 @@ def _read(path: pathlib.Path, chain: tuple[pathlib.Path, ...], problems: list[st
     return merged
 
 
+def _read_remote(path: str, problems: list[str]) -> config_pb2.ExperimentOptions:
+    """Reads a config of a remote store, which must stand alone, as those do that runs leave in their folders."""
+    try:
+        text = files.read(path).decode()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: must be a textproto that can be read. Received: {e}. Check the path.") from e
+    options = _parse(text, path, problems)
+    if options.base:
+        bases = ", ".join(options.base)
+        raise InputError(
+            f"{path}: base: a config of a remote store must stand alone. Received: {bases}. Copy it to this machine."
+        )
+    return options
+
+
 def _parse(text: str, source: str, problems: list[str]) -> config_pb2.ExperimentOptions:
     """Parses one file; unknown fields become problems, broken syntax or values raise."""
     unknown, inside_refused = _unknown_fields(text, source)
@@ -204,7 +219,7 @@ def _no_field(section: Any, prefix: str, name: str) -> str:
 def _overlay(below: Any, above: Any) -> None:
     """Lays what is set in the message `above` over the message `below`."""
     for field, value in above.ListFields():
-        if _is_repeated(field):
+        if is_repeated(field):
             below.ClearField(field.name)
             getattr(below, field.name).extend(value)
         elif field.message_type is not None:
@@ -215,7 +230,8 @@ def _overlay(below: Any, above: Any) -> None:
             setattr(below, field.name, value)
 
 
-def _is_repeated(field: Any) -> bool:
+def is_repeated(field: Any) -> bool:
+    """Whether a field of a message, a FieldDescriptor, is repeated."""
     # protobuf 4 and 5 have label alone, 7 has is_repeated alone.
     return field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
 
@@ -234,7 +250,7 @@ def _override(options: config_pb2.ExperimentOptions, override: str) -> None:
     for section in sections:
         field = _field(message, prefix, section, where)
         prefix = _join(prefix, section)
-        if field.message_type is None or _is_repeated(field):
+        if field.message_type is None or is_repeated(field):
             remedy = "Override fields of single sections; set this one in the config file"
             raise InputError(f"{where}: {prefix} is not a single section. Received: {path}. {remedy}.")
         if prefix in REFUSED_PATHS:
@@ -255,7 +271,7 @@ def _field(message: Any, prefix: str, name: str, where: str) -> Any:
 
 def _set_from_text(message: Any, field: Any, text: str, where: str) -> None:
     try:
-        if _is_repeated(field):
+        if is_repeated(field):
             values = [_scalar(field, item) for item in _items(text)]
             message.ClearField(field.name)
             getattr(message, field.name).extend(values)

@@ -8,15 +8,16 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from deeplab_axial import config_label_space, config_placeholders
+from deeplab_axial import config_label_space, config_placeholders, config_solver
 from deeplab_axial.config_tables import (
     ADDONS_OPTIMIZER,
     CHOICES,
-    CLASSIFICATION_AUGMENTATIONS,
+    CLASSIFICATION_LOSS,
+    CLASSIFICATION_ONLY,
     LOSSES,
     RANGES,
     REFUSED_PATHS,
-    SEGMENTATION_AUGMENTATIONS,
+    SEGMENTATION_ONLY,
     expand,
 )
 
@@ -54,15 +55,11 @@ def validate(
     report = _Report(options, source)
     _check_tables(report)
     _check_model(report, backbone_names, refused_backbones or {})
-    if mode is not None and report.get("model_options").HasField("classification"):
-        rule = "training and evaluation of classification are not supported by this version"
-        section = report.get("model_options.classification")
-        report.add("model_options.classification", rule, section, "Describe the model, or choose panoptic_deeplab")
-        mode = None
     _check_training(report, mode)
     _check_label_space(report)
     for split in ("train", "eval"):
         _check_dataset(report, f"{split}_dataset_options", needed=mode is not None and split in mode)
+    _check_idle(report)
     _check_eval_scales(report)
     _check_placeholders(report, mode)
     return list(dict.fromkeys(report.problems))
@@ -231,14 +228,14 @@ def _check_decoder(report: _Report, path: str, low_level_path: str) -> None:
 
 
 def _check_training(report: _Report, mode: str | None) -> None:
-    path = "trainer_options.solver_options"
-    warmup, steps = report.get(f"{path}.warmup_steps"), report.get(f"{path}.training_number_of_steps")
-    if warmup >= steps > 0:
-        rule = f"must be less than training_number_of_steps ({steps})"
-        report.add(f"{path}.warmup_steps", rule, warmup, "Warm up for fewer steps, or train for more")
+    for problem in config_solver.find_problems(report.options):
+        report.add(*problem)
     if mode is None or "train" not in mode:
         return
-    needed = LOSSES if report.get("model_options.panoptic_deeplab.instance.enable") else LOSSES[:1]
+    if report.get("model_options").HasField("classification"):
+        needed = (CLASSIFICATION_LOSS,)
+    else:
+        needed = LOSSES if report.get("model_options.panoptic_deeplab.instance.enable") else LOSSES[:1]
     for loss in needed:
         if not report.has(loss):
             report.add(loss, "must be set to train", None, "Add the section (an empty one takes the defaults)")
@@ -274,20 +271,27 @@ def _check_dataset(report: _Report, path: str, needed: bool) -> None:
 
 
 def _check_augmentations(report: _Report, path: str) -> None:
-    """Checks what one field of a table cannot tell: pairs of limits, and fields that the model has no use for."""
+    """Checks pairs of limits."""
     for limits in ("{}_scale_factor", "inception_crop.{}_area", "inception_crop.{}_aspect_ratio"):
         name, largest = f"{path}.{limits.format('min')}", limits.format("max")
         low, high = report.get(name), report.get(f"{path}.{largest}")
         if low > high:
             report.add(name, f"must be at most {largest} ({_show(high)})", low, "Swap or correct the two")
+
+
+def _check_idle(report: _Report) -> None:
+    """Refuses what the config asks for in vain, as the other kind of model has a use for it."""
     is_classification = report.get("model_options").HasField("classification")
-    idle = SEGMENTATION_AUGMENTATIONS if is_classification else CLASSIFICATION_AUGMENTATIONS
-    for name in idle:
-        message, field = report.find(f"{path}.{name}")
-        value = getattr(message, name)
-        if message.HasField(name) and (field.message_type is not None or value != field.default_value):
-            rule = f"is not for {'classification' if is_classification else 'segmentation'}"
-            report.add(f"{path}.{name}", rule, value, _refusal_remedy(f"{path}.{name}", field))
+    rule = f"is not for {'classification' if is_classification else 'segmentation'}"
+    for path in (
+        p for table in (SEGMENTATION_ONLY if is_classification else CLASSIFICATION_ONLY) for p in expand(table)
+    ):
+        message, field = report.find(path)
+        value = getattr(message, field.name)
+        repeated = isinstance(field.default_value, list)
+        is_set = len(value) > 0 if repeated else message.HasField(field.name)
+        if is_set and (field.message_type is not None or value != field.default_value):
+            report.add(path, rule, value, _refusal_remedy(path, field))
 
 
 def _check_crop(report: _Report, path: str, crop: list[int]) -> None:

@@ -35,7 +35,6 @@ REFUSED: dict[str, str] = {
     "trainer_options.loss_options.mask_id_cross_entropy_loss": _MAX,
     "trainer_options.loss_options.instance_discrimination_loss": _MAX,
     "trainer_options.loss_options.depth_loss": _DEPTH,
-    "trainer_options.solver_options.backbone_learning_rate_multiplier": _LATER,
     "*_dataset_options.use_two_frames": _VIDEO,
     "*_dataset_options.use_next_frame": _VIDEO,
     "*_dataset_options.cameras_to_use": _VIDEO,
@@ -76,6 +75,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "trainer_options.solver_options.optimizer": ("adam", "adamw", "sgd", "radam", ADDONS_OPTIMIZER),
 }
 LOSSES = tuple(f"trainer_options.loss_options.{slot}_loss" for slot in ("semantic", "center", "regression"))
+CLASSIFICATION_LOSS = "trainer_options.loss_options.classification_loss"
 
 
 class Range(NamedTuple):
@@ -107,6 +107,7 @@ RANGES: tuple[Range, ...] = (
             "trainer_options.solver_options.clip_gradient_norm",
             "trainer_options.solver_options.training_number_of_steps",
             "trainer_options.solver_options.lookahead.sync_period",
+            "trainer_options.solver_options.gradient_accumulation_steps",
             "*_dataset_options.batch_size",
             "*_dataset_options.sigma",
             "*_dataset_options.shuffle_buffer_mebibytes",
@@ -129,6 +130,7 @@ RANGES: tuple[Range, ...] = (
             "trainer_options.solver_options.warmup_steps",
             "trainer_options.solver_options.weight_decay",
             "trainer_options.solver_options.adamw_weight_decay",
+            "trainer_options.solver_options.backbone_learning_rate_multiplier",
             "*_dataset_options.resize_factor",
             "*_dataset_options.small_instance_threshold",
             "*_dataset_options.small_instance_weight",
@@ -158,7 +160,15 @@ RANGES: tuple[Range, ...] = (
         lambda v: 0 <= v <= 1,
         (f"{_PHOTOMETRIC}.contrast_range", f"{_PHOTOMETRIC}.saturation_range"),
     ),
-    Range("must lie in [0, 1)", lambda v: 0 <= v < 1, ("trainer_options.solver_options.batchnorm_momentum",)),
+    Range(
+        "must lie in [0, 1)",
+        lambda v: 0 <= v < 1,
+        (
+            "trainer_options.loss_options.classification_loss.label_smoothing",
+            "trainer_options.solver_options.batchnorm_momentum",
+            "trainer_options.solver_options.ema_decay",
+        ),
+    ),
     Range("must lie in [0, 10]", lambda v: 0 <= v <= 10, (f"{_AUGMENTATIONS}.rand_augment.magnitude",)),
     # More would be a slip of the pen, and more memory than there is.
     Range("must lie in (0, 10]", lambda v: 0 < v <= 10, ("evaluator_options.eval_scales",)),
@@ -177,15 +187,20 @@ RANGES: tuple[Range, ...] = (
     Range("must be 8, 16 or 32", lambda v: v in (8, 16, 32), ("model_options.backbone.output_stride",)),
 )
 
-# Fields of `augmentations` that only one kind of model has a use for.
-CLASSIFICATION_AUGMENTATIONS = ("inception_crop", "rand_augment")
-SEGMENTATION_AUGMENTATIONS = (
-    "min_scale_factor",
-    "max_scale_factor",
-    "scale_factor_step_size",
-    "autoaugment_policy_name",
-    "panoptic_copy_paste",
-    "photometric_distortion",
+# What only one kind of model has a use for; what else it does not need may come from a base.
+CLASSIFICATION_ONLY = (f"{_AUGMENTATIONS}.inception_crop", f"{_AUGMENTATIONS}.rand_augment")
+SEGMENTATION_ONLY = (
+    f"{_AUGMENTATIONS}.min_scale_factor",
+    f"{_AUGMENTATIONS}.max_scale_factor",
+    f"{_AUGMENTATIONS}.scale_factor_step_size",
+    f"{_AUGMENTATIONS}.autoaugment_policy_name",
+    f"{_AUGMENTATIONS}.panoptic_copy_paste",
+    f"{_AUGMENTATIONS}.photometric_distortion",
+    "*_dataset_options.min_resize_value",
+    "*_dataset_options.max_resize_value",
+    "evaluator_options.eval_scales",
+    "evaluator_options.add_flipped_images",
+    "evaluator_options.save_predictions",
 )
 
 

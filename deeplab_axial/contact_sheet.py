@@ -75,6 +75,20 @@ def evaluation_row(image: np.ndarray, panoptic: np.ndarray | None, label_space: 
     return visualization.side_by_side([(name, _shrink(picture)) for name, picture in panels])
 
 
+def classification_row(crops: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Draws inputs of a classifier.
+
+    Args:
+      crops: (title, [H, W, 3], RGB, 0 to 255) from left to right, all of one size.
+
+    Returns:
+      uint8 [H', W', 3].
+    """
+    scale = visualization.display_scale(*crops[0][1].shape[:2])
+    pictures = [(title, visualization.enlarge(_to_uint8(image), scale)) for title, image in crops]
+    return visualization.side_by_side([(title, _shrink(picture)) for title, picture in pictures])
+
+
 def find_instances(offsets: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The instances that offsets point at; two with one centre count as one.
 

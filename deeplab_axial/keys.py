@@ -58,6 +58,7 @@ STUFF_SCORES = "stuff_scores"
 SEMANTIC_LOSS = "semantic_loss"
 CENTER_LOSS = "center_loss"
 OFFSET_LOSS = "offset_loss"
+CLASSIFICATION_LOSS = "classification_loss"
 TOTAL_LOSS = "total_loss"
 
 TABLE: dict[str, Entry] = {
@@ -99,5 +100,6 @@ TABLE: dict[str, Entry] = {
     SEMANTIC_LOSS: Entry("[B]", "float32", "per image, weighted"),
     CENTER_LOSS: Entry("[B]", "float32", "per image, weighted"),
     OFFSET_LOSS: Entry("[B]", "float32", "per image, weighted"),
+    CLASSIFICATION_LOSS: Entry("[B]", "float32", "per image"),
     TOTAL_LOSS: Entry("[B]", "float32", "sum of the terms above"),
 }

@@ -173,6 +173,16 @@ def triptych(
     return side_by_side(panels)
 
 
+def shrink(picture: np.ndarray, max_width: int) -> np.ndarray:
+    """A uint8 picture [H, W, 3], made smaller to at most `max_width` pixels a row if it has more."""
+    _check_image(picture)
+    height, width, _ = picture.shape
+    if width <= max_width:
+        return picture
+    size = (max_width, max(1, round(height * max_width / width)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
 def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
     """Writes a PNG file that is complete or absent, and the folders above it.
 

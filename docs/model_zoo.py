@@ -39,8 +39,8 @@ weights to download.** Parameters (millions) and multiply-adds (billions, of one
 stand as ours / published: ours are counted on the graph that really runs ([what remains between the
 two](multiply_adds.md)).
 
-The ImageNet rows can be built and described, but not trained yet; until they can, the paper's panoptic networks train
-from scratch or from one another, and DeepLab2's from its public checkpoints ([coming from DeepLab2](deeplab2.md)).
+The paper's panoptic networks start from a training on ImageNet ([how](imagenet.md)) or from one another, DeepLab2's
+from its public checkpoints ([coming from DeepLab2](deeplab2.md)).
 
 Every config opens with its own command. In general:
 

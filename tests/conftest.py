@@ -20,8 +20,14 @@ class SceneRecords(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def _same_weights_in_every_run() -> None:
-    """Seeds Python, NumPy and TensorFlow, which draw the weights of networks, before each test."""
+def _same_weights_in_every_run(request) -> None:
+    """Seeds Python, NumPy and TensorFlow, which draw the weights of networks, before each test.
+
+    Not where a test is marked `unseeded`: TensorFlow would forget the kernels of every function and prepare those that
+    several tests share again for each, which takes seconds for a network.
+    """
+    if request.node.get_closest_marker("unseeded"):
+        return
     import tf_keras
 
     tf_keras.utils.set_random_seed(0)

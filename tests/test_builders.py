@@ -10,6 +10,8 @@ import tensorflow as tf
 from deeplab_axial import builders, config, keys
 from deeplab_axial.errors import InputError
 from deeplab_axial.layers.axial_attention import AxialAttention
+from deeplab_axial.losses.classification import ClassificationLoss
+from deeplab_axial.losses.panoptic_deeplab import PanopticDeepLabLoss
 from deeplab_axial.models.classifier import Classifier
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
 from tests.compare import assert_close
@@ -160,6 +162,17 @@ def test_classification(policy):
     assert not any("decoder" in weight.name for weight in model.weights)
     channels = model.backbone(tf.zeros([1, 64, 64, 3]))["res5"].shape[-1]
     assert _parameters(model) - _parameters(model.backbone) == (channels + 1) * 10
+
+
+def test_the_loss_is_that_of_the_model():
+    options = config.load(TINY)
+    space = builders.load_label_space("coco_panoptic")
+    assert isinstance(builders.build_loss(options, space), PanopticDeepLabLoss)
+    options.model_options.classification.num_classes = 10
+    options.trainer_options.loss_options.classification_loss.label_smoothing = 0.25
+    loss = builders.build_loss(options, space)
+    assert isinstance(loss, ClassificationLoss)
+    assert loss.label_smoothing == 0.25
 
 
 def test_panoptic_segmentation():

@@ -438,6 +438,70 @@ def test_the_rules_of_repeated_sections(folder):
     assert "coarse to fine, below the decoder's own feature" in line
 
 
+def _with_multipliers(folder, *entries: tuple[str, float], model: str = "", **solver) -> list[str]:
+    """The problems of a config with learning rate multipliers; none if it loads."""
+    fields = [f'learning_rate_multiplier {{ part: "{part}" multiplier: {value} }}' for part, value in entries]
+    fields += [f"{name}: {value}" for name, value in solver.items()]
+    text = f"{model} trainer_options {{ solver_options {{ {' '.join(fields)} }} }}"
+    try:
+        load_over(folder, text)
+    except InputError as error:
+        return str(error).split("\n")
+    return []
+
+
+def test_the_rules_of_learning_rate_multipliers(folder):
+    field = f"{SOLVER}.learning_rate_multiplier"
+    heads = [(part, 10) for part in ("semantic_head", "center_head", "offset_head")]
+    assert _with_multipliers(folder, ("backbone", 0), *heads) == []
+    assert _with_multipliers(folder, *heads, backbone_learning_rate_multiplier=0.1) == []
+    (line,) = _with_multipliers(folder, ("semantic_haed", 2))
+    assert (
+        f'{field}[0].part: must be a part of the model. Received: "semantic_haed". Did you mean "semantic_head"?'
+        in line
+    )
+    assert "Its parts: backbone, semantic_decoder, semantic_head, instance_decoder, center_head, offset_head" in line
+    for value in (-1, "nan", "inf"):
+        (line,) = _with_multipliers(folder, ("center_head", 2), ("backbone", value))
+        assert f"{field}[1].multiplier: must be 0 or more. Received: {value}" in line
+    (line,) = _with_multipliers(folder, ("backbone", 0.5), ("center_head", 1), ("backbone", 0.1))
+    assert f'{field}: must name the part "backbone" once. Received: ["backbone", "center_head", "backbone"]' in line
+    (line,) = _with_multipliers(folder, ("backbone", 0.5), backbone_learning_rate_multiplier=1)
+    assert f"{SOLVER}.backbone_learning_rate_multiplier: must not be set with a learning_rate_multiplier" in line
+
+
+def test_parts_that_a_model_does_not_have_get_no_multiplier(folder):
+    share = "model_options { panoptic_deeplab { instance { share_decoder: true } } }"
+    alone = "model_options { panoptic_deeplab { instance { enable: false } } }"
+    assert _with_multipliers(folder, ("instance_decoder", 2)) == []
+    (line,) = _with_multipliers(folder, ("instance_decoder", 2), model=alone)
+    assert line.endswith("Its parts: backbone, semantic_decoder, semantic_head.")
+    assert any(
+        "a part of the model" in line for line in _with_multipliers(folder, ("instance_decoder", 2), model=share)
+    )
+    options = strip()
+    options.model_options.classification.num_classes = 10
+    options.trainer_options.solver_options.learning_rate_multiplier.add(part="semantic_head", multiplier=2)
+    assert any("Its parts: backbone, classification_head" in line for line in config.validate(options, "config"))
+
+
+def test_a_part_must_keep_the_learning_rate(folder):
+    parts = ("semantic_decoder", "semantic_head", "instance_decoder", "center_head", "offset_head")
+    entries = [(part, 2) for part in parts]
+    assert _with_multipliers(folder, *entries) == []
+    (line,) = _with_multipliers(folder, *entries, backbone_learning_rate_multiplier=0)
+    assert "must leave a part of the model at 1. Received: [0, 2, 2, 2, 2, 2]. Change base_learning_rate" in line
+
+
+def test_the_batch_is_a_multiple_of_its_parts(folder):
+    overrides = ["train_dataset_options.batch_size=6", f"{SOLVER}.gradient_accumulation_steps=4"]
+    (line,) = problems_of(folder, "", overrides=overrides)
+    assert "train_dataset_options.batch_size: must be a multiple of gradient_accumulation_steps (4)" in line
+    assert "Received: 6. Change one of the two." in line
+    overrides[0] = "train_dataset_options.batch_size=12"
+    assert load_over(folder, "", overrides=overrides).train_dataset_options.batch_size == 12
+
+
 def test_atrous_rates_are_needed_by_the_full_aspp(folder):
     (line,) = problems_of(folder, "", overrides=["model_options.decoder.aspp_use_only_1x1_proj_conv=false"])
     assert "model_options.decoder.atrous_rates: must have three values above 0. Received: []. Give three" in line
@@ -512,23 +576,83 @@ def test_backbones_that_are_no_part_of_the_project_are_named_so(folder):
     assert "Valid names: resnet50." in line
 
 
-def test_classification_is_described_but_neither_trained_nor_evaluated(folder):
-    (folder / "classifier.textproto").write_text(
-        'model_options { backbone { name: "axial_resnet_s" flavor: "paper" attention_span: 15 } '
-        "classification { num_classes: 10 } } eval_dataset_options { crop_size: [224, 224] }"
+CLASSIFIER = """
+model_options {
+  backbone { name: "axial_resnet_s" flavor: "paper" attention_span: 15 output_stride: 32 }
+  classification { num_classes: 10 }
+}
+trainer_options { loss_options { classification_loss {} } solver_options { training_number_of_steps: 9 } }
+train_dataset_options { file_pattern: "train.tfrecord" crop_size: [224, 200] augmentations { inception_crop {} } }
+eval_dataset_options { file_pattern: "val.tfrecord" crop_size: [224, 224] }
+"""
+
+
+def _classifier_problems(folder, *overrides: str, text: str = CLASSIFIER, mode: str = "train_and_eval") -> list[str]:
+    path = folder / "classifier.textproto"
+    path.write_text(text)
+    try:
+        config.load(path, overrides, mode=mode)
+    except InputError as error:
+        return [line.removeprefix(f"{path}: ") for line in str(error).splitlines()]
+    return []
+
+
+@pytest.mark.parametrize("mode", [None, *config.MODES])
+def test_a_classifier_is_described_trained_and_evaluated(folder, mode):
+    assert _classifier_problems(folder, mode=mode) == []
+    (problem,) = _classifier_problems(folder, "model_options.classification.num_classes=-1", mode=mode)
+    assert problem.startswith("model_options.classification.num_classes: must be above 0. Received: -1.")
+
+
+def test_a_classifier_needs_its_loss_to_train(folder):
+    text = CLASSIFIER.replace("classification_loss {}", "semantic_loss {}")
+    (problem,) = _classifier_problems(folder, text=text)
+    assert problem == (
+        "trainer_options.loss_options.classification_loss: must be set to train. Received: nothing. Add the section "
+        "(an empty one takes the defaults)."
     )
-    options = config.load(folder / "classifier.textproto")
-    assert options.model_options.classification.num_classes == 10
-    for mode in config.MODES:
-        with pytest.raises(InputError) as error:
-            config.load(folder / "classifier.textproto", mode=mode)
-        assert str(error.value) == (
-            f"{folder / 'classifier.textproto'}: model_options.classification: training and evaluation of "
-            "classification are not supported by this version. Received: a ClassificationOptions section. Describe the "
-            "model, or choose panoptic_deeplab."
-        )
-    with pytest.raises(InputError, match=r"classification\.num_classes: must be above 0\. Received: -1"):
-        config.load(folder / "classifier.textproto", ["model_options.classification.num_classes=-1"])
+    assert _classifier_problems(folder, text=text, mode="eval") == []
+    path = "trainer_options.loss_options.classification_loss.label_smoothing"
+    for value in ("1", "-0.1", "nan"):
+        (problem,) = _classifier_problems(folder, f"{path}={value}")
+        assert problem.startswith(f"{path}: must lie in [0, 1). Received: {value}")
+
+
+def test_a_classifier_needs_files_and_a_crop(folder):
+    problems = _classifier_problems(
+        folder, "train_dataset_options.file_pattern=[]", "eval_dataset_options.crop_size=[0,224]"
+    )
+    assert [problem.split(": ")[0] for problem in problems] == [
+        "train_dataset_options.file_pattern",
+        "eval_dataset_options.crop_size",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        (
+            "evaluator_options.eval_scales=0.5,1",
+            "evaluator_options.eval_scales: is not for classification. Received: [0.5, 1].",
+        ),
+        (
+            "evaluator_options.add_flipped_images=true",
+            "evaluator_options.add_flipped_images: is not for classification.",
+        ),
+        ("evaluator_options.save_predictions=true", "evaluator_options.save_predictions: is not for classification."),
+        (
+            "eval_dataset_options.min_resize_value=256",
+            "eval_dataset_options.min_resize_value: is not for classification. Received: [256]. Remove the field",
+        ),
+        (
+            "train_dataset_options.augmentations.max_scale_factor=2",
+            "train_dataset_options.augmentations.max_scale_factor: is not for classification. Received: 2.",
+        ),
+    ],
+)
+def test_a_classifier_has_no_use_for(folder, override, problem):
+    (found,) = _classifier_problems(folder, override)
+    assert found.startswith(problem)
 
 
 def test_the_policies_are_those_of_the_input_pipeline():

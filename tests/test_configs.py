@@ -17,12 +17,19 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 BASES = sorted((CONFIGS / "bases").glob("*.textproto"))
 # Our own small trainings, which nobody has published.
-OWN = ("demo/axial_deeplab_tiny.textproto", "coco/sample_overfit.textproto", "own_data/axial_deeplab_s.textproto")
+OWN = (
+    "demo/axial_deeplab_tiny.textproto",
+    "demo/axial_resnet_tiny.textproto",
+    "coco/sample_overfit.textproto",
+    "own_data/axial_deeplab_s.textproto",
+)
 ROWS = {
     path.relative_to(CONFIGS).as_posix(): path
     for path in sorted(CONFIGS.rglob("*.textproto"))
     if path not in BASES and not path.as_posix().endswith(OWN)
 }
+# What segmentation starts from; the literature reports nothing of it.
+PRETRAINING = tuple(f"imagenet/axial_deeplab_{size}.textproto" for size in ("s", "m", "l", "xl"))
 PLACEHOLDERS = {"TRAIN_SET": "train-*.tfrecord", "VAL_SET": "val-*.tfrecord", "INIT_CHECKPOINT": "checkpoint"}
 METRICS = {
     "pq": "PQ",
@@ -71,12 +78,16 @@ def test_there_are_rows_of_every_data_set():
 @pytest.mark.parametrize("name", ROWS)
 def test_it_is_valid(name):
     options = _load(name)
-    if options.model_options.HasField("classification"):
-        return
-    config.load(ROWS[name], mode="train_and_eval", backbone_names=presets.NAMES, placeholders=PLACEHOLDERS)
+    is_classifier = options.model_options.HasField("classification")
+    filled = {key: value for key, value in PLACEHOLDERS.items() if not (is_classifier and key == "INIT_CHECKPOINT")}
+    config.load(ROWS[name], mode="train_and_eval", backbone_names=presets.NAMES, placeholders=filled)
     # The network sees as many classes as the data set has.
     space = builders.load_label_space(options.train_dataset_options.dataset)
-    assert options.model_options.panoptic_deeplab.semantic_head.output_channels == space.num_classes
+    model = options.model_options
+    classes = (
+        model.classification.num_classes if is_classifier else model.panoptic_deeplab.semantic_head.output_channels
+    )
+    assert classes == space.num_classes
     assert options.eval_dataset_options.dataset == options.train_dataset_options.dataset
 
 
@@ -85,11 +96,13 @@ def test_its_header_says_how_to_use_it_and_what_to_expect(name):
     header = _header(name)
     commands = [line for line in header.splitlines() if line.startswith("deeplab-axial ")]
     assert f"--config_file=configs/{name}" in commands[0].split()
-    assert commands[0].split()[1] in ("train", "submit", "describe")
+    assert commands[0].split()[1] in ("train", "submit")
     text = " ".join(header.split())
-    needed = {"train": PLACEHOLDERS, "submit": ["VAL_SET"], "describe": []}[commands[0].split()[1]]
+    needed = {"train": PLACEHOLDERS, "submit": ["VAL_SET"]}[commands[0].split()[1]]
     if "--mode=eval" in commands[0]:
         needed = ["VAL_SET"]
+    elif name.startswith("imagenet/"):
+        needed = ["TRAIN_SET", "VAL_SET"]
     assert [placeholder for placeholder in needed if placeholder not in text] == []
     assert re.search(r"Expected: .+\. Cost: .+\.", text)
     published = _load(name).published
@@ -110,13 +123,53 @@ def test_it_repeats_nothing_of_its_bases(name, tmp_path):
     assert [path for path, value in leaves.items() if path in inherited and inherited[path] == value] == []
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", sorted(set(ROWS) - set(PRETRAINING)))
 def test_published_figures_are_its_own(name):
     published = _load(name).published
     assert published.source
     assert published.split
     assert len(published.input_size) == 2
     assert _own(ROWS[name]).published == published
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_what_segmentation_starts_from_has_its_backbone(name):
+    pretrained = _load(name)
+    assert not pretrained.HasField("published")
+    named = [other for other in ROWS if f"configs/{name}:" in " ".join(_header(other).split())]
+    assert named, "no header says that it starts from this"
+    for other in named:
+        backbone, expected = model_pb2.BackboneOptions(), model_pb2.BackboneOptions()
+        backbone.CopyFrom(_load(other).model_options.backbone)
+        expected.CopyFrom(pretrained.model_options.backbone)
+        for options in (backbone, expected):  # what has no weights may differ
+            options.ClearField("output_stride")
+            options.ClearField("attention_span")
+        assert backbone == expected, other
+
+
+def test_the_small_segmentation_can_start_from_the_small_classifier():
+    names = (f"demo/{name}.textproto" for name in ("axial_resnet_tiny", "axial_deeplab_tiny"))
+    classifier, segmentation = (config.load(CONFIGS / name, mode="train_and_eval") for name in names)
+    assert classifier.model_options.backbone == segmentation.model_options.backbone
+
+
+@pytest.mark.parametrize("images", [1024, 512])
+def test_imagenet_is_trained_on_for_130_epochs(images):
+    """The paper's protocol: 10 epochs of warm-up, a learning rate of 0.05 for each 128 images."""
+    for name in (name for name in ROWS if name.startswith("imagenet/")):
+        options = _load(name)
+        if options.train_dataset_options.batch_size != images:
+            continue
+        solver = options.trainer_options.solver_options
+        assert ("full" in name) == (images == 512)
+        assert solver.training_number_of_steps == 130 * 1_281_167 // images
+        assert solver.warmup_steps == round(10 * 1_281_167 / images)
+        assert solver.base_learning_rate == pytest.approx(0.05 * images / 128)
+        assert solver.weight_decay == pytest.approx(8e-5)
+        assert (solver.optimizer, solver.learning_policy) == ("sgd", "cosine")
+        assert options.trainer_options.loss_options.classification_loss.label_smoothing == pytest.approx(0.1)
+        assert options.train_dataset_options.augmentations.HasField("inception_crop")
 
 
 @pytest.mark.parametrize("path", BASES, ids=lambda path: path.stem)

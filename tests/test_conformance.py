@@ -22,19 +22,14 @@ def test_graph_and_xla_equal_eager(case):
     conformance.check_graph_and_xla_equal_eager(case)
 
 
-@each
-def test_unknown_sizes(case):
-    conformance.check_unknown_sizes(case)
-
-
 @parametrize([case for case in conformance.CASES if case.has_config])
 def test_config_round_trip(case):
     conformance.check_config_round_trip(case)
 
 
 @each
-def test_saved_model(case, tmp_path):
-    conformance.check_saved_model(case, str(tmp_path))
+def test_unknown_sizes_and_saved_model(case, tmp_path):
+    conformance.check_unknown_sizes_and_saved_model(case, str(tmp_path))
 
 
 @each
@@ -53,5 +48,5 @@ def test_training(case):
 
 
 @each
-def test_folding(case, tmp_path):
-    conformance.check_folding(case, str(tmp_path))
+def test_folding(case):
+    conformance.check_folding(case)

@@ -22,6 +22,8 @@ from deeplab_axial.inference import Predictor
 from deeplab_axial.postprocessing.multi_scale import PLAIN, MultiScale
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
 
+pytestmark = pytest.mark.unseeded
+
 SPACE = LabelSpace("two", (LabelClass(1, "cat", True, (255, 0, 0), 17),), 2, 0, 256)
 METADATA = export.Metadata(SPACE, 'experiment_name: "x"', step=7, version="1", metrics={"step": 7}, git_revision="ab")
 MAPS = (keys.SEMANTIC_MAP, keys.INSTANCE_MAP, keys.PANOPTIC_MAP)

@@ -55,6 +55,52 @@ def test_records_of_classification(with_labels, scene_records, tmp_path):
         builders.open_source(options, "eval", with_labels)
 
 
+def _classifier(pattern: str, num_classes: int):
+    options = _options(pattern)
+    options.model_options.classification.num_classes = num_classes
+    return options
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_a_classifier_takes_records_of_classification_alone(split, scene_records, tmp_path):
+    with pytest.raises(InputError, match=rf"{split}_dataset_options.*must name classification records.*'panoptic'"):
+        builders.open_source(_classifier(scene_records.val, 8), split)
+    pattern = _copy(scene_records.val, tmp_path, task=dataset_info.CLASSIFICATION)
+    assert builders.open_source(_classifier(pattern, 8), split).num_records == scene_records.num_val
+    message = (
+        rf"model_options\.classification\.num_classes contradicts the data set of {split}_dataset_options: it has 8 "
+        r"classes.*Received: 1000\. Set it to 8\."
+    )
+    with pytest.raises(InputError, match=message):
+        builders.open_source(_classifier(pattern, 1000), split)
+
+
+def test_both_splits_of_classification_have_the_same_classes(scene_records, tmp_path):
+    source = pipeline.Source.open([scene_records.val])
+    builders.check_same_classes(source, pipeline.Source.open([scene_records.train]))
+    space = source.info.label_space
+    renamed = dataclasses.replace(space, classes=(dataclasses.replace(space.classes[0], name="x"), *space.classes[1:]))
+    infos = [
+        dataclasses.replace(source.info, task=dataset_info.CLASSIFICATION, label_space=own) for own in (space, renamed)
+    ]
+    train, other = (dataclasses.replace(source, info=info) for info in infos)
+    builders.check_same_classes(train, train)
+    with pytest.raises(InputError, match=r"class 1 is 'x' there and 'ball' in training; 1 ids differ\. Convert both"):
+        builders.check_same_classes(train, other)
+
+
+def test_a_classifier_needs_labels(scene_records, tmp_path):
+    pattern = _copy(scene_records.val, tmp_path, task=dataset_info.CLASSIFICATION, has_labels=False)
+    with pytest.raises(InputError, match=r"with ground truth to train and to evaluate"):
+        builders.open_source(_classifier(pattern, 8), "train")
+
+
+def test_the_images_of_a_classifier_may_be_larger_than_its_crop(scene_records, tmp_path):
+    options = _classifier(_copy(scene_records.val, tmp_path, task=dataset_info.CLASSIFICATION), 8)
+    options.eval_dataset_options.crop_size[:] = [17, 17]
+    assert builders.open_source(options, "eval")
+
+
 @pytest.mark.parametrize(
     "address", ["10.0.0.2:5000", "grpc://10.0.0.2", "grpc://10.0.0.2:port", "http://a:1", "grpc://:"]
 )

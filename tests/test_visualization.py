@@ -236,3 +236,15 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_shrink_keeps_the_picture_in_shape():
+    # Left half black, right half white.
+    wide = np.zeros([90, 6000, 3], np.uint8)
+    wide[:, 3000:] = 255
+    shrunk = visualization.shrink(wide, 1920)
+    assert shrunk.shape == (29, 1920, 3)
+    assert shrunk[:, :950].max() == 0
+    assert shrunk[:, 970:].min() == 255
+    np.testing.assert_array_equal(visualization.shrink(shrunk, 1920), shrunk)
+    assert visualization.shrink(wide, 20).shape == (1, 20, 3)

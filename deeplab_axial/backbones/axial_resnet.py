@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tf_keras
 
-from deeplab_axial.layers import drop_path, residual_block, stems
+from deeplab_axial.layers import drop_path, recompute, residual_block, stems
 
 # Total stride at the input and at the output of each stage in a classification network, whatever the output stride.
 STAGE_STRIDES = {2: (2, 4), 3: (4, 8), 4: (8, 16), 5: (16, 32)}
@@ -56,6 +56,8 @@ class AxialResNet(tf_keras.Model):
       drop_path_from_stride: branches at smaller strides are always kept.
       sac_from_stride: 3x3 convolutions of stages with at least this stride (in the classification network) are
         switchable atrous ones; None for none.
+      recompute: whether training keeps only the inputs of the blocks for the backward pass, which computes their inside
+        and the stem's again.
 
     Attributes:
       stem_layer: the `Stem`.
@@ -92,6 +94,7 @@ class AxialResNet(tf_keras.Model):
         conv_block: str = "bottleneck",
         drop_path_from_stride: int = 16,
         sac_from_stride: int | None = None,
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -119,6 +122,7 @@ class AxialResNet(tf_keras.Model):
         self.conv_block = conv_block
         self.drop_path_from_stride = drop_path_from_stride
         self.sac_from_stride = sac_from_stride
+        self.recompute = recompute
         self.stem_layer = stems.Stem(norm=norm, name="stem", **stem)
         if self.stem_layer.stride == 1 and len(num_blocks) == 4:
             raise ValueError(f'A stem of kind "none" needs a stage 1: five num_blocks. Received: {num_blocks}')
@@ -171,14 +175,24 @@ class AxialResNet(tf_keras.Model):
         return residual_block.BottleneckBlock(filters, conv_expansion=2 if self.conv_block == "wide" else 1, **shared)
 
     def call(self, inputs: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        x = self.stem_layer(inputs, training=training)
+        recomputed = training and self.recompute
+        if seed is None and recomputed:  # both passes must draw the same
+            seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+
+        def run(layer, x, **kwargs):
+            def function(x):
+                return layer(x, training=training, **kwargs)
+
+            return recompute.recompute(function, x) if recomputed else function(x)
+
+        x = run(self.stem_layer, inputs)
         endpoints = {}
         for stage, blocks in enumerate((self.stage1, *self.stages), start=1):
             for number, block in enumerate(blocks):
                 block_seed = None
                 if training and seed is not None and block.drop_path is not None:
                     block_seed = tf.random.experimental.stateless_fold_in(seed, 1000 * stage + number)
-                x = block(x, training=training, seed=block_seed)
+                x = run(block, x, seed=block_seed)
             endpoints[f"res{stage}"] = tf.nn.relu(x)
         return endpoints
 
@@ -200,4 +214,5 @@ class AxialResNet(tf_keras.Model):
             "conv_block": self.conv_block,
             "drop_path_from_stride": self.drop_path_from_stride,
             "sac_from_stride": self.sac_from_stride,
+            "recompute": self.recompute,
         }

@@ -2,12 +2,11 @@
 """From config messages to objects: the only bridge between the two."""
 
 from deeplab_axial.builders.data import (
-    build_classification_evaluation_dataset,
-    build_classification_training_dataset,
     build_evaluation_dataset,
     build_image_options,
     build_training_dataset,
     check_classes,
+    check_same_classes,
     open_records,
     open_source,
 )
@@ -27,19 +26,19 @@ from deeplab_axial.builders.model import (
     build_model,
     build_symbolic_model,
 )
+from deeplab_axial.builders.step_program import build_step_program
+from deeplab_axial.builders.strategy import build_strategy
 from deeplab_axial.builders.training import (
     build_loop_options,
     build_loss,
     build_optimizer,
-    build_strategy,
+    build_trainer,
     set_precision_and_seed,
 )
 
 __all__ = [
     "SHIPPED_NAMES",
     "build_backbone",
-    "build_classification_evaluation_dataset",
-    "build_classification_training_dataset",
     "build_evaluation_dataset",
     "build_image_options",
     "build_label_space",
@@ -51,10 +50,13 @@ __all__ = [
     "build_optimizer",
     "build_postprocessor",
     "build_predictor",
+    "build_step_program",
     "build_strategy",
     "build_symbolic_model",
+    "build_trainer",
     "build_training_dataset",
     "check_classes",
+    "check_same_classes",
     "load_label_space",
     "open_records",
     "open_source",

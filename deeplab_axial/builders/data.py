@@ -42,17 +42,19 @@ def open_source(options: config_pb2.ExperimentOptions, split: str, with_labels: 
       with_labels: whether ground truth is needed.
 
     Raises:
-      InputError: files are missing or damaged or without the ground truth that is needed, the model has another number
-        of classes than the data set, its images, which are not resized, do not fit the crop of the evaluation, or the
-        tf.data service of the training does not answer.
+      InputError: files are missing or damaged or of another task or without the ground truth that is needed, the model
+        has another number of classes than the data set, the images of a panoptic set, which are not resized, do not
+        fit the crop of the evaluation, or the tf.data service of the training does not answer.
     """
     dataset = options.train_dataset_options if split == "train" else options.eval_dataset_options
     source = open_records(options, split)
-    _check_task(dataset, split, source, with_labels)
+    is_classifier = options.model_options.HasField("classification")
+    task = dataset_info.CLASSIFICATION if is_classifier else dataset_info.PANOPTIC
+    _check_task(dataset, split, source, task, with_labels)
     check_classes(options, split, source)
-    if split == "eval":
+    if split == "eval" and not is_classifier:
         _check_evaluation_size(dataset, source)
-    elif dataset.data_service_address:
+    elif split == "train" and dataset.data_service_address:
         data_service.check_address(dataset.data_service_address)
     return source
 
@@ -77,12 +79,14 @@ def open_records(options: config_pb2.ExperimentOptions, split: str, allow_damage
     return dataclasses.replace(source, info=dataclasses.replace(source.info, label_space=own))
 
 
-def _check_task(options: dataset_pb2.DatasetOptions, split: str, source: pipeline.Source, with_labels: bool) -> None:
-    """Refuses records that a panoptic network cannot use, or that lack the ground truth that is needed."""
+def _check_task(
+    options: dataset_pb2.DatasetOptions, split: str, source: pipeline.Source, task: str, with_labels: bool
+) -> None:
+    """Refuses records of another task than the network's, or that lack the ground truth that is needed."""
     section, folder = f"{split}_dataset_options", os.path.dirname(source.files[0])
-    if source.info.task != dataset_info.PANOPTIC:
+    if source.info.task != task:
         raise InputError(
-            f"{section}.file_pattern must name panoptic records for this model. Received: {folder}, whose "
+            f"{section}.file_pattern must name {task} records for this model. Received: {folder}, whose "
             f"{dataset_info.DATASET_FILE} says task {source.info.task!r}. Name other records."
         )
     if with_labels and not options.decode_groundtruth_label:
@@ -104,15 +108,40 @@ def check_classes(options: config_pb2.ExperimentOptions, split: str, source: pip
     Raises:
       InputError: says both numbers.
     """
-    channels = options.model_options.panoptic_deeplab.semantic_head.output_channels
-    space = source.info.label_space
+    model, space = options.model_options, source.info.label_space
+    if model.HasField("classification"):
+        field, channels = "classification.num_classes", model.classification.num_classes
+    else:
+        head = model.panoptic_deeplab.semantic_head
+        field, channels = "panoptic_deeplab.semantic_head.output_channels", head.output_channels
     if channels != space.num_classes:
         with_void = ", the void class included" if space.ignore_label < space.num_classes else ""
         raise InputError(
-            "model_options.panoptic_deeplab.semantic_head.output_channels contradicts the data set of "
-            f"{split}_dataset_options: it has {space.num_classes} classes{with_void} "
+            f"model_options.{field} contradicts the data set of {split}_dataset_options: it has {space.num_classes} "
+            f"classes{with_void} "
             f"({', '.join(c.name for c in space.classes[:8])}{', ...' if len(space.classes) > 8 else ''}). "
             f"Received: {channels}. Set it to {space.num_classes}."
+        )
+
+
+def check_same_classes(train: pipeline.Source, evaluation: pipeline.Source) -> None:
+    """Refuses two splits of classification whose class ids mean different classes.
+
+    Without --label_space, a conversion numbers the classes by the folders that it finds.
+
+    Raises:
+      InputError: names the first id that differs.
+    """
+    if train.info.task != dataset_info.CLASSIFICATION:
+        return
+    trained, evaluated = ({c.id: c.name for c in source.info.label_space.classes} for source in (train, evaluation))
+    differing = [i for i in sorted(trained.keys() | evaluated.keys()) if trained.get(i) != evaluated.get(i)]
+    if differing:
+        i = differing[0]
+        raise InputError(
+            "eval_dataset_options.file_pattern must name records with the classes of train_dataset_options. Received: "
+            f"class {i} is {evaluated.get(i)!r} there and {trained.get(i)!r} in training; {len(differing)} ids differ. "
+            "Convert both splits with the same --label_space, as the dataset.json of the training's."
         )
 
 
@@ -166,8 +195,13 @@ def build_training_dataset(
     first_step: int,
     context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Batches for training from `first_step` on: all of them, or one worker's, in batches for one replica."""
+    """Batches for training from `first_step` on: all of them, or one worker's, in batches for one replica.
+
+    Their targets are those of the task that the records are for, see keys.TABLE.
+    """
     context = context or tf.distribute.InputContext()
+    if source.info.task == dataset_info.CLASSIFICATION:
+        return _classification_training_dataset(options, source, first_step, context)
     return pipeline.training_dataset(
         source,
         options.batch_size,
@@ -197,14 +231,21 @@ def _shuffle_buffer(options: dataset_pb2.DatasetOptions, source: pipeline.Source
 def build_evaluation_dataset(options: config_pb2.ExperimentOptions, source: pipeline.Source) -> tf.data.Dataset:
     """All batches for evaluation, or the first evaluator_options.eval_steps of them."""
     dataset_options = options.eval_dataset_options
-    dataset = pipeline.evaluation_dataset(source, dataset_options.batch_size, build_image_options(dataset_options))
+    if source.info.task == dataset_info.CLASSIFICATION:
+        crop_size = tuple(dataset_options.crop_size)
+        dataset = classification.evaluation_dataset(source, dataset_options.batch_size, crop_size)
+    else:
+        dataset = pipeline.evaluation_dataset(source, dataset_options.batch_size, build_image_options(dataset_options))
     return dataset.take(options.evaluator_options.eval_steps)
 
 
-def build_classification_training_dataset(
-    options: dataset_pb2.DatasetOptions, source: pipeline.Source, first_step: int
+def _classification_training_dataset(
+    options: dataset_pb2.DatasetOptions,
+    source: pipeline.Source,
+    first_step: int,
+    context: tf.distribute.InputContext,
 ) -> tf.data.Dataset:
-    """Batches of whole images and their classes for training from `first_step` on."""
+    """Batches of whole images and their classes."""
     augment = options.augmentations
     crop, changes = augment.inception_crop, augment.rand_augment
     inception_crop = InceptionCropOptions(crop.min_area, crop.max_area, crop.min_aspect_ratio, crop.max_aspect_ratio)
@@ -222,15 +263,8 @@ def build_classification_training_dataset(
             shuffle_buffer=_shuffle_buffer(options, source),
         ),
         first_step,
-        service_address=options.data_service_address,
+        context.num_input_pipelines,
+        context.input_pipeline_id,
+        context.num_replicas_in_sync,
+        options.data_service_address,
     )
-
-
-def build_classification_evaluation_dataset(
-    options: config_pb2.ExperimentOptions, source: pipeline.Source
-) -> tf.data.Dataset:
-    """All batches of whole images for evaluation, or the first evaluator_options.eval_steps of them."""
-    dataset_options = options.eval_dataset_options
-    crop_size = tuple(dataset_options.crop_size)
-    dataset = classification.evaluation_dataset(source, dataset_options.batch_size, crop_size)
-    return dataset.take(options.evaluator_options.eval_steps)

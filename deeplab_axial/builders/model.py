@@ -30,7 +30,7 @@ def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) ->
         "epsilon": solver.batchnorm_epsilon,
         "synchronized": solver.use_sync_batchnorm and num_replicas > 1,
     }
-    backbone = build_backbone(model_options.backbone, norm)
+    backbone = build_backbone(model_options.backbone, norm, options.trainer_options.recompute)
     if model_options.HasField("classification"):
         model = Classifier(backbone, model_options.classification.num_classes)
     else:
@@ -80,8 +80,13 @@ def _decoders_and_heads(options: config_pb2.ExperimentOptions, norm: dict[str, A
     return parts
 
 
-def build_backbone(options: model_pb2.BackboneOptions, norm: dict[str, Any]) -> AxialResNet:
+def build_backbone(options: model_pb2.BackboneOptions, norm: dict[str, Any], recompute: bool = False) -> AxialResNet:
     """The backbone of a config.
+
+    Args:
+      options: model_options.backbone.
+      norm: momentum, epsilon and synchronized of the batch normalisations.
+      recompute: trainer_options.recompute.
 
     Raises:
       InputError: the backbone is unknown, does not exist in the flavor, or is too narrow for its heads.
@@ -111,6 +116,7 @@ def build_backbone(options: model_pb2.BackboneOptions, norm: dict[str, Any]) -> 
             keep_prob=(options.drop_path_keep_prob, options.drop_path_schedule),
             sac_from_stride=options.use_sac_beyond_stride if options.use_sac_beyond_stride > 0 else None,
             norm=norm,
+            recompute=recompute,
             name=options.name,
         )
     except ValueError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strategies, losses and optimizers from configs."""
+"""Strategies, losses, optimizers and trainers from configs."""
 
 import tensorflow as tf
 import tf_keras
@@ -7,39 +7,15 @@ from absl import logging
 
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
+from deeplab_axial.losses.classification import ClassificationLoss
 from deeplab_axial.losses.panoptic_deeplab import LossTerm, PanopticDeepLabLoss
 from deeplab_axial.protos import config_pb2, trainer_pb2
-from deeplab_axial.training import addons, optimizers, schedules
+from deeplab_axial.training import addons, optimizers, schedules, weight_decay
 from deeplab_axial.training.loop import LoopOptions
+from deeplab_axial.training.trainer import Optimizer, StepOptions, Trainer
 
 # Momentum of "sgd" (Ramachandran et al. 2019, the protocol of the paper's ImageNet training).
 _SGD_MOMENTUM = 0.9
-# Batch normalisation and biases do not decay.
-_NO_DECAY = ["gamma", "beta", "bias"]
-
-
-def build_strategy(num_gpus: int, master: str) -> tf.distribute.Strategy:
-    """Where to train: a TPU named by `master`, this machine's GPUs, or its CPU.
-
-    Raises:
-      InputError: there are fewer GPUs than asked for, or the TPU does not answer.
-    """
-    if master:
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=master)
-            tf.config.experimental_connect_to_cluster(resolver)
-            tf.tpu.experimental.initialize_tpu_system(resolver)
-        except (ValueError, tf.errors.OpError) as error:
-            raise InputError(f"--master={master}: no TPU answers there ({error}). Check its name and zone.") from error
-        return tf.distribute.TPUStrategy(resolver)
-    gpus = tf.config.list_physical_devices("GPU")
-    if num_gpus > len(gpus):
-        raise InputError(
-            f"--num_gpus={num_gpus}: TensorFlow sees {len(gpus)} GPUs here. Lower it, or mend the drivers."
-        )
-    if num_gpus > 1:
-        return tf.distribute.MirroredStrategy([f"/gpu:{i}" for i in range(num_gpus)])
-    return tf.distribute.OneDeviceStrategy("/gpu:0" if num_gpus else "/cpu:0")
 
 
 def set_precision_and_seed(options: trainer_pb2.TrainerOptions) -> None:
@@ -48,9 +24,13 @@ def set_precision_and_seed(options: trainer_pb2.TrainerOptions) -> None:
     tf_keras.utils.set_random_seed(options.seed)
 
 
-def build_loss(options: config_pb2.ExperimentOptions, label_space: LabelSpace) -> PanopticDeepLabLoss:
+def build_loss(
+    options: config_pb2.ExperimentOptions, label_space: LabelSpace
+) -> PanopticDeepLabLoss | ClassificationLoss:
     """The loss of a config."""
     losses = options.trainer_options.loss_options
+    if options.model_options.HasField("classification"):
+        return ClassificationLoss(losses.classification_loss.label_smoothing)
 
     def term(single):
         return LossTerm(single.weight, single.top_k_percent)
@@ -62,46 +42,110 @@ def build_loss(options: config_pb2.ExperimentOptions, label_space: LabelSpace) -
     )
 
 
-def build_optimizer(options: config_pb2.ExperimentOptions) -> tf_keras.optimizers.Optimizer:
-    """The optimizer of a config, with its learning rate schedule."""
+def build_trainer(
+    options: config_pb2.ExperimentOptions,
+    strategy: tf.distribute.Strategy,
+    model: tf_keras.Model,
+    loss: PanopticDeepLabLoss | ClassificationLoss,
+) -> Trainer:
+    """The training step of a config, with its optimizers.
+
+    Args:
+      options: validated.
+      strategy: under which the model was made.
+      model: of `build_model`.
+      loss: of `build_loss`.
+
+    Raises:
+      InputError: the optimizer cannot be made; see `build_optimizer`.
+    """
     solver = options.trainer_options.solver_options
-    steps, warmup = solver.training_number_of_steps, solver.warmup_steps
-    if solver.learning_policy == "poly":
-        rate = schedules.poly(
-            solver.base_learning_rate, steps, warmup, solver.poly_learning_power, solver.poly_end_learning_rate
-        )
-    else:
-        rate = schedules.cosine(solver.base_learning_rate, steps, warmup)
-    decay = solver.weight_decay or None
-    if decay and options.model_options.backbone.flavor == "deeplab2":
+    if solver.weight_decay and options.model_options.backbone.flavor == "deeplab2":
         logging.warning(
             "solver_options.weight_decay is %g, but DeepLab2 never applied it; neither is it here, for the flavor "
             '"deeplab2". Use optimizer "adamw" with adamw_weight_decay, or flavor "paper", to decay weights.',
-            decay,
+            solver.weight_decay,
         )
-        decay = None
+    with strategy.scope():
+        optimizer = build_optimizer(options)
+        part_optimizers = {
+            part: build_optimizer(options, multiplier) if multiplier else None
+            for part, multiplier in _multipliers(solver).items()
+        }
+    step = StepOptions(
+        batch_size=options.train_dataset_options.batch_size,
+        clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None,
+        accumulation_steps=solver.gradient_accumulation_steps,
+        l2=(_weight_decay(options) or 0.0) if solver.optimizer == "sgd" else 0.0,
+        ema_decay=solver.ema_decay,
+        # On a TPU everything is compiled with XLA as it is.
+        use_xla=options.trainer_options.use_xla and not isinstance(strategy, tf.distribute.TPUStrategy),
+        seed=options.trainer_options.seed,
+    )
+    return Trainer(strategy, model, loss, optimizer, step, part_optimizers)
+
+
+def _multipliers(solver: trainer_pb2.SolverOptions) -> dict[str, float]:
+    """Part of the model -> multiplier of its learning rate, where it is not 1."""
+    multipliers = {"backbone": solver.backbone_learning_rate_multiplier}
+    multipliers |= {entry.part: entry.multiplier for entry in solver.learning_rate_multiplier}
+    return {part: multiplier for part, multiplier in multipliers.items() if multiplier != 1}
+
+
+def build_optimizer(options: config_pb2.ExperimentOptions, multiplier: float = 1.0) -> Optimizer:
+    """The optimizer of a config, with its learning rate schedule.
+
+    The weight decay of "sgd" is not its own but the training step's.
+
+    Args:
+      options: validated.
+      multiplier: of the learning rate.
+
+    Raises:
+      InputError: an optimizer of tensorflow-addons is not there, or cannot do what the config asks for.
+    """
+    solver = options.trainer_options.solver_options
+    rate = _schedule(solver, multiplier)
+    decay = solver.adamw_weight_decay if solver.optimizer == "adamw" else _weight_decay(options)
     if solver.optimizer.startswith("tfa."):
-        if solver.HasField("lookahead"):
-            raise InputError(
-                "trainer_options.solver_options.lookahead wraps the optimizers of tf_keras only. Received: "
-                f'optimizer "{solver.optimizer}". Remove lookahead, or use optimizer "radam".'
-            )
-        optimizer = addons.tfa_optimizer(solver.optimizer.removeprefix("tfa."), learning_rate=rate)
-    elif solver.optimizer == "adam":
+        return _addons_optimizer(solver, rate, decay)
+    if solver.optimizer == "adam":
         optimizer = tf_keras.optimizers.Adam(rate, weight_decay=decay)
     elif solver.optimizer == "adamw":
-        optimizer = tf_keras.optimizers.AdamW(rate, weight_decay=solver.adamw_weight_decay)
+        optimizer = tf_keras.optimizers.AdamW(rate, weight_decay=decay)
     elif solver.optimizer == "sgd":
-        optimizer = tf_keras.optimizers.SGD(rate, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=decay)
+        optimizer = tf_keras.optimizers.SGD(rate, momentum=_SGD_MOMENTUM, nesterov=True)
     else:
         optimizer = optimizers.RAdam(rate, weight_decay=decay)
-    if decay or solver.optimizer == "adamw":
-        optimizer.exclude_from_weight_decay(var_names=_NO_DECAY)
+    optimizer.exclude_from_weight_decay(var_names=[weight_decay.NO_DECAY])
     if solver.HasField("lookahead"):
         optimizer = optimizers.Lookahead(
             optimizer, sync_period=solver.lookahead.sync_period, slow_step_size=solver.lookahead.slow_step_size
         )
     return optimizer
+
+
+def _schedule(solver: trainer_pb2.SolverOptions, multiplier: float) -> schedules.Schedule:
+    steps, warmup, rate = solver.training_number_of_steps, solver.warmup_steps, multiplier * solver.base_learning_rate
+    if solver.learning_policy == "cosine":
+        return schedules.cosine(rate, steps, warmup)
+    return schedules.poly(rate, steps, warmup, solver.poly_learning_power, multiplier * solver.poly_end_learning_rate)
+
+
+def _weight_decay(options: config_pb2.ExperimentOptions) -> float | None:
+    """solver_options.weight_decay where it counts."""
+    decay = options.trainer_options.solver_options.weight_decay
+    return decay if decay and options.model_options.backbone.flavor != "deeplab2" else None
+
+
+def _addons_optimizer(solver: trainer_pb2.SolverOptions, rate: schedules.Schedule, decay: float | None) -> Optimizer:
+    for name, is_set in (("lookahead", solver.HasField("lookahead")), ("weight_decay", bool(decay))):
+        if is_set:
+            raise InputError(
+                f"trainer_options.solver_options.{name} is for the optimizers of tf_keras only. Received: "
+                f'optimizer "{solver.optimizer}". Remove {name}, or use optimizer "radam".'
+            )
+    return addons.tfa_optimizer(solver.optimizer.removeprefix("tfa."), learning_rate=rate)
 
 
 def build_loop_options(options: trainer_pb2.TrainerOptions, on_tpu: bool) -> LoopOptions:

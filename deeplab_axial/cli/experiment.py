@@ -19,10 +19,11 @@ from deeplab_axial.backbones import presets
 from deeplab_axial.data import diagnosis
 from deeplab_axial.data.pipeline import Source
 from deeplab_axial.errors import InputError
+from deeplab_axial.models.classifier import Classifier
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
 from deeplab_axial.protos import config_pb2
 from deeplab_axial.report import details, recorder
-from deeplab_axial.training import checkpoints, evaluation_metrics, evaluator, log
+from deeplab_axial.training import averaging, checkpoints, classification, evaluation_metrics, evaluator, log
 
 FLAGS = flags.FLAGS
 
@@ -50,6 +51,22 @@ def load_config(mode: str | None = None) -> config_pb2.ExperimentOptions:
         refused_backbones=presets.REFUSED,
         placeholders=_placeholders(FLAGS.placeholder),
     )
+
+
+def load_segmentation_config(command: str, mode: str | None = None) -> config_pb2.ExperimentOptions:
+    """As `load_config`, for a command that has no use for a classifier.
+
+    Raises:
+      InputError: the config is not valid, or has model_options.classification.
+    """
+    options = load_config(mode)
+    if options.model_options.HasField("classification"):
+        raise InputError(
+            f"{FLAGS.config_file}: `deeplab-axial {command}` is for segmentation. Received: "
+            "model_options.classification. Train and evaluate the classifier; to segment, name its folder in "
+            "model_options.initial_checkpoint of a config with model_options.panoptic_deeplab."
+        )
+    return options
 
 
 def _placeholders(entries: Sequence[str]) -> dict[str, str]:
@@ -93,18 +110,21 @@ class Evaluation:
     def run(self, step: int) -> dict:
         """Evaluates the model as it is and prints the metrics.
 
-        Writes log.METRICS_FILE, log.PER_IMAGE_FILE, what the report needs and TensorBoard scalars.
+        Writes log.METRICS_FILE, log.PER_IMAGE_FILE, what the report needs, and TensorBoard scalars and pictures.
         """
         options = self.options.evaluator_options
-        self._pictures = 0
+        pictures: dict[str, np.ndarray] = {}
         rows: list[str] = []
         record = recorder.Recorder(self.source.info.label_space)
 
         def on_image(result: evaluator.ImageResult) -> None:
             rows.append(json.dumps(result.metrics) + "\n")
             record(result)
-            if options.save_predictions:
-                self._save_picture(result)
+            if len(pictures) < options.num_vis_samples:
+                picture = self._draw(result)
+                pictures[result.name] = visualization.shrink(picture, log.MAX_PICTURE_WIDTH)
+                if options.save_predictions:
+                    self._save_picture(result.name, picture)
 
         dataset = builders.build_evaluation_dataset(self.options, self.source)
         with diagnosis.explain_errors(self.source, with_panoptic=False):
@@ -112,11 +132,11 @@ class Evaluation:
         metrics = {"step": step, **metrics}
         detailed = options.detailed_ap_metrics
         print(evaluation_metrics.format_metrics(metrics, self.source.info.label_space, detailed), flush=True)
-        files.write_atomically(os.path.join(self.folder, log.PER_IMAGE_FILE), "".join(rows))
-        path = os.path.join(self.folder, log.METRICS_FILE)
-        files.write_atomically(path, json.dumps(metrics, indent=1))
-        details.write(record.details(metrics, self._facts(), config.to_text(self.options)), self.folder)
-        log.write_scalars(self.folder, step, evaluation_metrics.scalars(metrics, detailed))
+        with files.explained(self.folder):
+            files.write_atomically(os.path.join(self.folder, log.PER_IMAGE_FILE), "".join(rows))
+            files.write_atomically(os.path.join(self.folder, log.METRICS_FILE), json.dumps(metrics, indent=1))
+            details.write(record.details(metrics, self._facts(), config.to_text(self.options)), self.folder)
+            log.write_evaluation(self.folder, step, evaluation_metrics.scalars(metrics, detailed), pictures)
         return metrics
 
     def _facts(self) -> dict[str, str]:
@@ -133,36 +153,84 @@ class Evaluation:
             "Software": f"deeplab-axial {__version__}, TensorFlow {tf.__version__}, Python {platform.python_version()}",
         }
 
-    def _save_picture(self, result: evaluator.ImageResult) -> None:
-        """Writes image | ground truth | prediction of the first evaluator_options.num_vis_samples images."""
-        options = self.options.evaluator_options
-        if self._pictures == options.num_vis_samples:
-            return
-        self._pictures += 1
+    def _draw(self, result: evaluator.ImageResult) -> np.ndarray:
+        """Image | ground truth | prediction, uint8 [H, W, 3]."""
         height, width = result.prediction.shape
         image = Image.fromarray(np.clip(result.image, 0, 255).astype(np.uint8)).resize((width, height))
         space = self.source.info.label_space
-        picture = visualization.triptych(np.asarray(image), result.ground_truth, result.prediction, space)
-        folder = options.override_save_dir or os.path.join(self.folder, "vis")
-        name = os.path.splitext(os.path.basename(result.name))[0]
-        visualization.save_png(os.path.join(folder, f"{name}.png"), picture)
+        return visualization.triptych(np.asarray(image), result.ground_truth, result.prediction, space)
+
+    def _save_picture(self, image_name: str, picture: np.ndarray) -> None:
+        folder = self.options.evaluator_options.override_save_dir or os.path.join(self.folder, "vis")
+        name = os.path.splitext(os.path.basename(image_name))[0]
+        with files.explained(folder):
+            visualization.save_png(os.path.join(folder, f"{name}.png"), picture)
 
 
-def restore_for_inference(model: PanopticDeepLab, model_dir: str, checkpoint: str | None = None) -> int:
-    """Restores the weights of a checkpoint (the newest of the folder by default) and returns its step."""
+@dataclasses.dataclass
+class ClassificationEvaluation:
+    """As `Evaluation`, of a classifier."""
+
+    options: config_pb2.ExperimentOptions
+    model: Classifier
+    source: Source
+    folder: str
+    strategy: tf.distribute.Strategy | None = None
+
+    def __post_init__(self):
+        self._evaluator = classification.ClassificationEvaluator(
+            self.model,
+            self.source.info.label_space,
+            self.source.num_records,
+            self.options.evaluator_options.use_tf_function,
+            self.strategy,
+        )
+
+    def run(self, step: int) -> dict:
+        """Evaluates the model as it is and prints the accuracy.
+
+        Writes log.METRICS_FILE, log.PER_IMAGE_FILE and TensorBoard scalars.
+        """
+        rows: list[str] = []
+        dataset = builders.build_evaluation_dataset(self.options, self.source)
+        with diagnosis.explain_errors(self.source, with_panoptic=False):
+            metrics = self._evaluator.evaluate(dataset, lambda row: rows.append(json.dumps(row) + "\n"))
+        metrics = {"step": step, **metrics}
+        print(classification.format_accuracy(metrics, self.source.info.label_space), flush=True)
+        with files.explained(self.folder):
+            files.write_atomically(os.path.join(self.folder, log.PER_IMAGE_FILE), "".join(rows))
+            files.write_atomically(os.path.join(self.folder, log.METRICS_FILE), json.dumps(metrics, indent=1))
+            log.write_evaluation(self.folder, step, classification.scalars(metrics))
+        return metrics
+
+
+AnyEvaluation = Evaluation | ClassificationEvaluation
+
+
+def make_evaluation(
+    options: config_pb2.ExperimentOptions,
+    model: PanopticDeepLab | Classifier,
+    source: Source,
+    folder: str,
+    strategy: tf.distribute.Strategy | None = None,
+) -> AnyEvaluation:
+    """The evaluation of the config's kind of model."""
+    kind = ClassificationEvaluation if isinstance(model, Classifier) else Evaluation
+    return kind(options, model, source, folder, strategy)
+
+
+def restore_for_inference(model: PanopticDeepLab | Classifier, model_dir: str, checkpoint: str | None = None) -> int:
+    """Restores a checkpoint's weights for inference (the folder's newest by default) and returns its step."""
     path = checkpoint or checkpoints.latest(model_dir)
     if path is None:
         raise InputError(f"--model_dir={model_dir} holds no checkpoint. Train first: deeplab-axial train --mode=train.")
-    step = tf.Variable(0, dtype=tf.int64)
-    checkpoints.restore(path, {"model": model, "step": step}, "--checkpoint" if checkpoint else "--model_dir")
-    return int(step.numpy())
+    return averaging.restore_for_inference(path, model, "--checkpoint" if checkpoint else "--model_dir")
 
 
 def read_metrics(model_dir: str, step: int) -> dict | None:
     """The metrics of the last evaluation, if it was of this step."""
     path = os.path.join(model_dir, log.METRICS_FILE)
-    if not os.path.exists(path):
+    if not files.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        metrics = json.load(file)
+    metrics = json.loads(files.read(path))
     return metrics if metrics["step"] == step else None

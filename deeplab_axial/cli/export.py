@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from deeplab_axial import __version__, builders, config, export, keys
-from deeplab_axial.cli import experiment
+from deeplab_axial.cli import experiment, folders
 from deeplab_axial.data import diagnosis
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
@@ -43,8 +43,9 @@ flags.declare_key_flag("placeholder")
 
 def main() -> None:
     """Exports."""
+    folders.refuse_remote(FLAGS.output_dir, "output_dir")
     variant = _variant()
-    options = experiment.load_config("eval")
+    options = experiment.load_segmentation_config("export", "eval")
     source = builders.open_source(options, "eval")
     space = source.info.label_space
     evaluation, step = _restored(options, space)

@@ -17,8 +17,8 @@ import tensorflow as tf
 import tf_keras
 from absl import flags
 
-from deeplab_axial import builders, config
-from deeplab_axial.cli import experiment
+from deeplab_axial import builders, config, files
+from deeplab_axial.cli import experiment, folders
 from deeplab_axial.errors import InputError
 from deeplab_axial.importing import deeplab2
 from deeplab_axial.importing.report import Report
@@ -35,13 +35,14 @@ flags.declare_key_flag("placeholder")
 
 def main() -> None:
     """Imports."""
+    folders.refuse_remote(FLAGS.output_dir, "output_dir")
     options = experiment.load_config()
     output_dir = os.path.abspath(FLAGS.output_dir)
     if os.path.exists(output_dir) and not os.path.isdir(output_dir):
         raise InputError(f"--output_dir={output_dir} is a file. Name a folder.")
     if os.path.isdir(output_dir) and os.listdir(output_dir):
         raise InputError(f"--output_dir={output_dir} is not empty. Name a new folder, or remove this one first.")
-    path = checkpoints.latest(FLAGS.checkpoint) if os.path.isdir(FLAGS.checkpoint) else FLAGS.checkpoint
+    path = checkpoints.latest(FLAGS.checkpoint) if files.is_folder(FLAGS.checkpoint) else FLAGS.checkpoint
     if path is None:
         raise InputError(f"--checkpoint={FLAGS.checkpoint} is a folder without checkpoint. Name a checkpoint's prefix.")
     model = builders.build_model(options)

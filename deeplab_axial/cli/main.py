@@ -5,8 +5,10 @@ import importlib
 import inspect
 import os
 import re
+import signal
 import sys
 import tempfile
+import textwrap
 import types
 from collections.abc import Callable, Sequence
 
@@ -26,6 +28,7 @@ COMMANDS = {
     "report": ("deeplab_axial.cli.report", "write an HTML page about a run, or two runs side by side"),
     "import_deeplab2": ("deeplab_axial.cli.import_deeplab2", "turn a DeepLab2 checkpoint into one of ours"),
     "describe": ("deeplab_axial.cli.describe", "print the stages, parameters and multiply-adds of a config"),
+    "tpu_check": ("deeplab_axial.cli.tpu_check", "compile the training step for a TPU without one: does it fit?"),
     "make_scenes": ("deeplab_axial.cli.make_scenes", "write the synthetic data set of the demo"),
     "demo": ("deeplab_axial.cli.demo", "do all of the above once, small, and write a report"),
 }
@@ -70,12 +73,15 @@ def run(command: Callable[..., None], arguments: Sequence[str]) -> int:
         logging.set_verbosity(logging.WARNING)  # TensorFlow's Python side logs through absl, too
     try:
         command(*arguments)
-    except (errors.InputError, errors.NonFiniteLoss) as error:
+    except (errors.InputError, errors.NonFiniteLoss, errors.WorkerLost) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except errors.Interrupted as interruption:
         print(interruption, file=sys.stderr)
-        return 143  # what a shell reports for SIGTERM
+        return 128 + interruption.signal_number
+    except KeyboardInterrupt:
+        print("\nStopped by Ctrl-C.", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 
@@ -112,7 +118,8 @@ def _help(name: str, module) -> str:
     lines = [f"usage: deeplab-axial {name} [--option=value ...]", "", module.__doc__.strip(), "", "Options:"]
     for flag in flags.FLAGS.get_key_flags_for_module(module.__name__):
         default = "" if flag.default in (None, "", []) else f" (default: {flag.default_as_str})"
-        lines.append(f"  --{flag.name}\n      {flag.help}{default}")
+        text = " ".join(f"{flag.help}{default}".split())
+        lines += [f"  --{flag.name}", textwrap.fill(text, 120, initial_indent=" " * 6, subsequent_indent=" " * 6)]
     return "\n".join(lines)
 
 

@@ -48,6 +48,7 @@ _BATCHES_AHEAD = 4
 
 def main() -> None:
     """Predicts."""
+    folders.refuse_remote(FLAGS.saved_model, "saved_model")
     paths = _find_inputs()
     model = api.load(FLAGS.saved_model)
     truth = None

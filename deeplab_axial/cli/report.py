@@ -8,10 +8,12 @@ It tells the last evaluation of each run: metrics by class and by image, the wor
 recall by size of instance, heatmaps and offsets, training. The page needs no other file and no network.
 """
 
+import json
 import os
 
 from absl import flags
 
+from deeplab_axial import files
 from deeplab_axial.cli import folders
 from deeplab_axial.errors import InputError
 from deeplab_axial.report import comparison, details, page
@@ -26,6 +28,7 @@ flags.DEFINE_string("output", "report.html", "The HTML file.")
 
 def main() -> None:
     """Writes the page."""
+    folders.refuse_remote(FLAGS.output, "output")
     if FLAGS.compare is not None and os.path.realpath(FLAGS.compare) == os.path.realpath(FLAGS.model_dir):
         raise InputError(f"--compare must name another folder than --model_dir. Received: {FLAGS.compare} for both.")
     if os.path.isdir(FLAGS.output):
@@ -41,4 +44,11 @@ def main() -> None:
 
 
 def _read(model_dir: str) -> page.Run:
-    return page.Run(os.path.normpath(model_dir), details.read(model_dir), log.read_history(model_dir))
+    metrics = os.path.join(model_dir, log.METRICS_FILE)
+    if files.exists(metrics) and "accuracy" in json.loads(files.read(metrics)):
+        raise InputError(
+            f"A report is about segmentation. Received: {model_dir}, the run of a classifier. Its accuracy stands in "
+            f"{metrics}."
+        )
+    name = model_dir if files.is_remote(model_dir) else os.path.normpath(model_dir)
+    return page.Run(name, details.read(model_dir), log.read_history(model_dir))

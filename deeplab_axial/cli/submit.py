@@ -17,7 +17,7 @@ import re
 from absl import flags
 
 from deeplab_axial import builders
-from deeplab_axial.cli import experiment
+from deeplab_axial.cli import experiment, folders
 from deeplab_axial.data import diagnosis
 from deeplab_axial.data.source import Source
 from deeplab_axial.errors import InputError
@@ -47,7 +47,8 @@ flags.declare_key_flag("placeholder")
 def main() -> None:
     """Predicts and writes."""
     _check_flags(FLAGS.format)
-    options = experiment.load_config("eval")
+    folders.refuse_remote(FLAGS.output or FLAGS.output_dir, "output" if FLAGS.output else "output_dir")
+    options = experiment.load_segmentation_config("submit", "eval")
     _check_options(options)
     source = builders.open_source(options, "eval", with_labels=False)
     if FLAGS.format == "coco":

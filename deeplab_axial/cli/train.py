@@ -3,8 +3,13 @@
 
   deeplab-axial train --config_file=CONFIG --mode=train_and_eval --model_dir=FOLDER
 
-The folder gets the config as it was read, checkpoints, TensorBoard events and history.jsonl; evaluation adds
-metrics.json. A run that was interrupted goes on from its last checkpoint when the same command is given again.
+The folder gets the config as it was read, checkpoints, TensorBoard events, history.jsonl and at the end summary.json;
+evaluation adds metrics.json.
+
+A run that was interrupted goes on from its last checkpoint when the same command is given again. SIGTERM and Ctrl-C
+save one first, after the present step; on a TPU after the present loop of trainer_options.steps_per_loop steps. A
+checkpoint that cannot be read is kept under another name, with a warning, and the one before is taken. A config whose
+fields have changed is refused, unless they do not bear on what is learnt.
 
 Modes: train; eval (the newest checkpoint, once); train_and_eval (in turns, every evaluator_options.eval_interval
 steps); continuous_eval (each checkpoint once, until training ends or none comes for
@@ -12,50 +17,88 @@ evaluator_options.continuous_eval_timeout seconds). The last two keep a copy of 
 `best`.
 """
 
+import dataclasses
 import os
+import time
 
 import tensorflow as tf
 from absl import flags
 
-from deeplab_axial import builders, config
-from deeplab_axial.cli import experiment, folders
+from deeplab_axial import builders, config, files
+from deeplab_axial.cli import config_changes, experiment, folders, run_end
 from deeplab_axial.data import diagnosis
 from deeplab_axial.data.source import Source
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
-from deeplab_axial.training import best, checkpoints, continuous, loop, trainer
+from deeplab_axial.training import best, checkpoints, continuous, loop, profiler, summary
+from deeplab_axial.training.workers import Workers
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_enum("mode", "train_and_eval", config.MODES, "What to do.")
 flags.DEFINE_string("model_dir", None, "Folder of the checkpoints and logs.", required=True)
-flags.DEFINE_integer("num_gpus", 0, "GPUs to train on; 0 for the CPU.", lower_bound=0)
-flags.DEFINE_string("master", "", "Name or address of a TPU; empty for this machine.")
+flags.DEFINE_integer(
+    "num_gpus", 0, "GPUs to train on, of each machine if TF_CONFIG names several; 0 for the CPU.", lower_bound=0
+)
+flags.DEFINE_string("tpu", "", 'TPU to train on: its name, grpc://host:port, or "local" on its own machine.')
+flags.DEFINE_alias("master", "tpu")
 # No DEFINE_enum, whose help would have all values on one line.
-flags.DEFINE_string("best_metric", best.DEFAULT_METRIC, "What decides which checkpoint is kept as the best.")
+flags.DEFINE_string(
+    "best_metric",
+    None,
+    "What decides which checkpoint is kept as the best. "
+    f"Default: {best.SEGMENTATION_METRICS[0]}; {best.CLASSIFICATION_METRICS[0]} of a classifier.",
+)
+flags.DEFINE_string(
+    "profile",
+    "",
+    "FIRST:LAST, training steps to profile for TensorBoard, as 11:20. On a TPU the loops of "
+    "trainer_options.steps_per_loop steps that have some of them, as a whole.",
+)
 flags.declare_key_flag("config_file")
 flags.declare_key_flag("set")
 flags.declare_key_flag("placeholder")
+flags.declare_key_flag("allow_config_change")
 
 
 def main() -> None:
     """Runs the mode."""
     options = experiment.load_config(FLAGS.mode)
-    strategy = builders.build_strategy(FLAGS.num_gpus, FLAGS.master)
+    trains = FLAGS.mode in ("train", "train_and_eval")
+    profile = _parse_profile(options, trains)
+    strategy = builders.build_strategy(FLAGS.num_gpus, FLAGS.tpu, trains)
+    workers = Workers(strategy)
+    with workers.job(FLAGS.model_dir) as folder:
+        _run(options, strategy, workers, folder, profile)
+
+
+def _run(
+    options: config_pb2.ExperimentOptions,
+    strategy: tf.distribute.Strategy,
+    workers: Workers,
+    folder: str,
+    profile: profiler.StepRange | None,
+) -> None:
+    """Runs the mode, alone or as one of several workers, which has its own folder to write to."""
     trains = FLAGS.mode in ("train", "train_and_eval")
     train_source = builders.open_source(options, "train") if trains else None
     eval_source = builders.open_source(options, "eval") if FLAGS.mode != "train" else None
+    if train_source and eval_source:
+        builders.check_same_classes(train_source, eval_source)
     _check_batch(options, strategy.num_replicas_in_sync if trains else 1)
+    _check_xla(options, strategy.num_replicas_in_sync if trains else 1)
     _check_best_metric(options, eval_source)
-    folders.make(FLAGS.model_dir, "model_dir")
+    folders.check(FLAGS.model_dir, "model_dir")
+    if trains:
+        config_changes.check(options, FLAGS.model_dir)
     builders.set_precision_and_seed(options.trainer_options)
     with strategy.scope():
         model = builders.build_model(options, strategy.num_replicas_in_sync)
     evaluation = None
     if eval_source:
-        evaluation = experiment.Evaluation(options, model, eval_source, FLAGS.model_dir, strategy)
+        evaluation = experiment.make_evaluation(options, model, eval_source, FLAGS.model_dir, strategy)
     if trains:
-        _train(options, strategy, model, train_source, evaluation)
+        _train(options, strategy, workers, folder, model, train_source, evaluation, profile)
     elif FLAGS.mode == "eval":
         evaluation.run(experiment.restore_for_inference(model, FLAGS.model_dir))
     else:
@@ -64,21 +107,46 @@ def main() -> None:
 
 def _check_batch(options: config_pb2.ExperimentOptions, num_replicas: int) -> None:
     batch_size = options.train_dataset_options.batch_size
-    if batch_size % num_replicas:
+    parts = options.trainer_options.solver_options.gradient_accumulation_steps
+    if batch_size % (num_replicas * parts):
+        rule = f"{num_replicas} replicas" + (f" x {parts} gradient_accumulation_steps" if parts > 1 else "")
         raise InputError(
-            f"{FLAGS.config_file}: train_dataset_options.batch_size must be a multiple of the {num_replicas} replicas. "
-            f"Received: {batch_size}."
+            f"{FLAGS.config_file}: train_dataset_options.batch_size must be a multiple of {rule}. "
+            f"Received: {batch_size}. Choose a multiple of {num_replicas * parts}."
         )
 
 
+def _check_xla(options: config_pb2.ExperimentOptions, num_replicas: int) -> None:
+    if options.trainer_options.use_xla and num_replicas > 1 and not FLAGS.num_gpus and not FLAGS.tpu:
+        raise InputError(
+            f"{FLAGS.config_file}: trainer_options.use_xla does not go with training on several CPUs: XLA has no "
+            f"collective operations for them. Received: true and {num_replicas} replicas. Set it to false, or give "
+            "--num_gpus."
+        )
+
+
+def _parse_profile(options: config_pb2.ExperimentOptions, trains: bool) -> profiler.StepRange | None:
+    if not FLAGS.profile:
+        return None
+    if not trains:
+        raise InputError(
+            "--profile goes with --mode=train and --mode=train_and_eval, whose training steps it names. "
+            f"Received: --mode={FLAGS.mode}. Remove it."
+        )
+    return profiler.parse_range(FLAGS.profile, options.trainer_options.solver_options.training_number_of_steps)
+
+
 def _check_best_metric(options: config_pb2.ExperimentOptions, source: Source | None) -> None:
-    if FLAGS["best_metric"].present and FLAGS.mode not in ("train_and_eval", "continuous_eval"):
+    if FLAGS.best_metric is None:
+        return
+    if FLAGS.mode not in ("train_and_eval", "continuous_eval"):
         raise InputError(
             "--best_metric goes with --mode=train_and_eval and --mode=continuous_eval. "
             f"Received: --mode={FLAGS.mode}. Remove it."
         )
-    if FLAGS.best_metric not in best.METRICS:
-        raise InputError(f"--best_metric must be one of {', '.join(best.METRICS)}. Received: {FLAGS.best_metric}.")
+    if FLAGS.best_metric not in _metrics(options):
+        names = ", ".join(_metrics(options))
+        raise InputError(f"--best_metric must be one of {names} for this model. Received: {FLAGS.best_metric}.")
     if not FLAGS.best_metric.startswith("average_precision"):
         return
     rules, things = builders.build_metric_options(options).instance_ap, source.info.label_space.thing_ids
@@ -90,38 +158,57 @@ def _check_best_metric(options: config_pb2.ExperimentOptions, source: Source | N
         )
 
 
-def _train(options, strategy, model, source, evaluation: experiment.Evaluation | None) -> None:
-    config.save(options, os.path.join(FLAGS.model_dir, "config.textproto"))
+def _metrics(options: config_pb2.ExperimentOptions) -> tuple[str, ...]:
+    """What may decide which checkpoint is the best, the default first."""
+    is_classifier = options.model_options.HasField("classification")
+    return best.CLASSIFICATION_METRICS if is_classifier else best.SEGMENTATION_METRICS
+
+
+def _train(
+    options,
+    strategy,
+    workers: Workers,
+    folder: str,
+    model,
+    source,
+    evaluation: experiment.AnyEvaluation | None,
+    profile: profiler.StepRange | None,
+) -> None:
+    started = time.perf_counter()
     trainer_options = options.trainer_options
-    solver = trainer_options.solver_options
     with strategy.scope():
-        optimizer = builders.build_optimizer(options)
         step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    runner = trainer.Trainer(
-        strategy,
-        model,
-        builders.build_loss(options, source.info.label_space),
-        optimizer,
-        options.train_dataset_options.batch_size,
-        solver.clip_gradient_norm if solver.use_gradient_clipping else None,
-        trainer_options.use_xla and not on_tpu,
-        trainer_options.seed,
-    )
-    objects = {"model": model, "optimizer": optimizer}
-    manager = checkpoints.Manager(FLAGS.model_dir, objects, step, trainer_options.num_checkpoints_to_keep)
+    loss = builders.build_loss(options, source.info.label_space)
+    runner = builders.build_trainer(options, strategy, model, loss)
+    objects = {"model": model, **runner.objects}
+    manager = checkpoints.Manager(FLAGS.model_dir, objects, step, trainer_options.num_checkpoints_to_keep, workers)
     path = _restore(options, manager, model)
-    loop_options = builders.build_loop_options(trainer_options, on_tpu)
+    # Not before: what is refused leaves the folder as it was.
+    folders.make(FLAGS.model_dir, "model_dir", remote=True)
+    with files.explained(folder):
+        config.save(options, os.path.join(folder, config_changes.CONFIG_FILE))
+    first_step = int(step.numpy())
+    if not workers.is_chief:
+        profile = None
+    if profile is not None:
+        profile = profiler.still_to_come(profile, first_step, print)
+    loop_options = dataclasses.replace(builders.build_loop_options(trainer_options, on_tpu), profile=profile)
     interval = options.evaluator_options.eval_interval if evaluation else loop_options.total_steps
-    evaluations = best.Evaluations(FLAGS.model_dir, FLAGS.best_metric)
+    evaluations = best.Evaluations(FLAGS.model_dir, FLAGS.best_metric or _metrics(options)[0])
 
     def evaluate():
-        if evaluations.add(manager.save(), evaluation.run(int(step.numpy()))):
-            print(evaluations.describe_best(), flush=True)
+        path = manager.save()
+        if workers.is_chief:
+            with runner.averaged():
+                metrics = evaluation.run(int(step.numpy()))
+            if evaluations.add(path, metrics):
+                print(evaluations.describe_best(), flush=True)
+        workers.wait()
 
     done = int(step.numpy())
     is_due = 0 < done < loop_options.total_steps and done % interval == 0
-    if evaluation and is_due and evaluations.step_of(path) is None:
+    if evaluation and workers.any(workers.is_chief and is_due and evaluations.step_of(path) is None):
         evaluate()  # an earlier run was stopped before or amid it
 
     def make_dataset(first_step, context):
@@ -131,11 +218,14 @@ def _train(options, strategy, model, source, evaluation: experiment.Evaluation |
         done = int(step.numpy())
         until = min((done // interval + 1) * interval, loop_options.total_steps)
         with diagnosis.explain_errors(source):
-            loop.train(runner, make_dataset, step, manager, FLAGS.model_dir, loop_options, until)
+            loop.train(runner, make_dataset, step, manager, folder, loop_options, until)
         if evaluation:
             evaluate()
         if until == loop_options.total_steps:
-            return
+            break
+    taken, seconds = until - first_step, time.perf_counter() - started
+    told = summary.collect(folder, until, taken, seconds, manager.save())
+    run_end.tell(folder, told, evaluation is not None, options.model_options.HasField("classification"))
 
 
 def _restore(options: config_pb2.ExperimentOptions, manager: checkpoints.Manager, model) -> str | None:
@@ -154,10 +244,10 @@ def _restore(options: config_pb2.ExperimentOptions, manager: checkpoints.Manager
     return path
 
 
-def _evaluate_continuously(options, model, evaluation: experiment.Evaluation) -> None:
+def _evaluate_continuously(options, model, evaluation: experiment.AnyEvaluation) -> None:
     timeout = options.evaluator_options.continuous_eval_timeout
     finished = continuous.follow(
-        best.Evaluations(FLAGS.model_dir, FLAGS.best_metric),
+        best.Evaluations(FLAGS.model_dir, FLAGS.best_metric or _metrics(options)[0]),
         options.trainer_options.solver_options.training_number_of_steps,
         lambda path: evaluation.run(experiment.restore_for_inference(model, FLAGS.model_dir, path)),
         None if timeout < 0 else timeout,

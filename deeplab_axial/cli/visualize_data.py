@@ -4,7 +4,8 @@
   deeplab-axial visualize_data --config_file=CONFIG --output_dir=FOLDER [--num_images=8]
 
 A row is one image: input, semantic target, centres and offsets, as training makes them. --split=eval draws the inputs
-of the evaluation with their ground truth. The files are sheet-000.png, sheet-001.png and so on.
+of the evaluation with their ground truth. Of a classifier, the crops are drawn with their classes, four in a row. The
+files are sheet-000.png, sheet-001.png and so on.
 """
 
 import itertools
@@ -38,9 +39,12 @@ def main() -> None:
     """Draws."""
     options = experiment.load_config(FLAGS.split)
     source = builders.open_records(options, FLAGS.split)
-    if source.info.task != dataset_info.PANOPTIC:
+    is_classifier = options.model_options.HasField("classification")
+    task = dataset_info.CLASSIFICATION if is_classifier else dataset_info.PANOPTIC
+    if source.info.task != task:
         raise InputError(
-            f"visualize_data draws panoptic data. Received: {source.files[0]}, which holds {source.info.task}."
+            f"visualize_data draws {task} data for this model. Received: {source.files[0]}, which holds "
+            f"{source.info.task} data. Name other records in {FLAGS.split}_dataset_options.file_pattern."
         )
     builders.check_classes(options, FLAGS.split, source)
     is_training = FLAGS.split == "train"
@@ -49,18 +53,45 @@ def main() -> None:
     folders.make(FLAGS.output_dir, "output_dir")
     dataset = options.train_dataset_options
     weight = dataset.small_instance_weight if dataset.increase_small_instance_weights else 1.0
-    with diagnosis.explain_errors(source, with_panoptic=source.info.has_labels):
-        rows = _training_rows(options, source) if is_training else _evaluation_rows(options, source)
-        rows = itertools.islice(rows, FLAGS.num_images)
+    with diagnosis.explain_errors(source, with_panoptic=source.info.has_labels and not is_classifier):
+        if is_classifier:
+            crops = list(itertools.islice(_crops(options, source, is_training), FLAGS.num_images))
+            rows = map(contact_sheet.classification_row, _in_rows(crops))
+        else:
+            rows = _training_rows(options, source) if is_training else _evaluation_rows(options, source)
+            rows = itertools.islice(rows, FLAGS.num_images)
         drawn = 0
         for number in itertools.count():
             part = list(itertools.islice(rows, _ROWS))
             if not part:
                 break
             path = os.path.join(FLAGS.output_dir, f"sheet-{number:03}.png")
-            _save(path, contact_sheet.sheet(part, with_legend=is_training, small_weight=weight))
+            with_legend = is_training and not is_classifier
+            _save(path, contact_sheet.sheet(part, with_legend, small_weight=weight))
             drawn += len(part)
-    print(f"{drawn} images: {FLAGS.output_dir}")
+    print(f"{len(crops) if is_classifier else drawn} images: {FLAGS.output_dir}")
+
+
+def _crops(
+    options: config_pb2.ExperimentOptions, source: Source, is_training: bool
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields each input of a classifier with its title."""
+    if is_training:
+        batches = builders.build_training_dataset(options.train_dataset_options, source, FLAGS.first_step)
+    else:
+        batches = builders.build_evaluation_dataset(options, source)
+    names = {c.id: c.name for c in source.info.label_space.classes}
+    for batch in batches.as_numpy_iterator():
+        is_real = batch.get(keys.IS_REAL, np.ones(len(batch[keys.IMAGE]), bool))
+        for i in np.flatnonzero(is_real).tolist():
+            yield names.get(int(batch[keys.CLASS_TARGET][i]), "no class"), batch[keys.IMAGE][i]
+
+
+def _in_rows(crops: list) -> Iterator[list]:
+    """Crops in lists of _ROWS, the last one filled up with grey."""
+    for start in range(0, len(crops), _ROWS):
+        row = crops[start : start + _ROWS]
+        yield row + [("", np.full_like(row[0][1], 127))] * (_ROWS - len(row))
 
 
 def _training_rows(options: config_pb2.ExperimentOptions, source: Source) -> Iterator[np.ndarray]:

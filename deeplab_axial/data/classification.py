@@ -55,6 +55,17 @@ def _decode(features: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, 3])
 
 
+def _known_class(features: dict[str, tf.Tensor], num_classes: int) -> tf.Tensor:
+    """The image's class, int32 []; an error that names the image if it is none of the data set's."""
+    label = tf.cast(features[records.CLASS_LABEL], tf.int32)
+    # Not tf.strings.format, which puts the name into quotes that the error then escapes.
+    name, received = features[records.FILENAME], tf.strings.as_string(label)
+    rule = f" must have a class from 0 to {num_classes - 1}. Received: "
+    advice = tf.strings.join(["Image ", name, rule, received, ". Convert the data set again."])
+    with tf.control_dependencies([tf.debugging.Assert((label >= 0) & (label < num_classes), [advice])]):
+        return tf.identity(label)
+
+
 def training_dataset(
     source: Source,
     batch_size: int,
@@ -88,6 +99,7 @@ def training_dataset(
 
     Raises:
       InputError: the records hold no classes of whole images.
+      tf.errors.InvalidArgumentError: an image has none of the data set's classes; while the data set is read.
     """
     if num_replicas % num_pipelines or batch_size % num_replicas:
         raise ValueError(
@@ -113,7 +125,7 @@ def training_dataset(
         if options.rand_augment is not None:
             colors = tf.cast(tf.round(image), tf.uint8)
             image = tf.cast(rand_augment(colors, options.rand_augment, seeds[2]), tf.float32)
-        return {keys.IMAGE: image, keys.CLASS_TARGET: tf.cast(features[records.CLASS_LABEL], tf.int32)}
+        return {keys.IMAGE: image, keys.CLASS_TARGET: _known_class(features, source.info.label_space.num_classes)}
 
     stream = shuffled_records(
         source,

@@ -23,7 +23,7 @@ from deeplab_axial.errors import InputError
 _FORMAT_VERSION = 1
 _MIN_VISIBLE = 12  # pixels; smaller remains of a segment are void
 _MIN_SIDE = 32
-_JPEG_QUALITY = 90
+JPEG_QUALITY = 90
 # Like COCO's, the ids have holes and mix things and stuff, so that whatever reads them has to map them.
 CATEGORIES = (
     {"id": 3, "name": "sky", "isthing": 0, "color": [110, 160, 220], "supercategory": "outdoor"},
@@ -38,8 +38,14 @@ _BY_NAME = {c["name"]: c for c in CATEGORIES}
 
 
 @dataclasses.dataclass
-class _Scene:
-    """A picture, its label map and, for each label, (category name, is crowd); label 0 is void."""
+class Scene:
+    """A picture and what it shows.
+
+    Attributes:
+      picture: float32 [H, W, 3], RGB, about 0 to 1; as `draw_scene` returns it, before light and noise.
+      labels: int32 [H, W], numbers of segments; 0 is void.
+      segments: of each label, its category's name and whether it is a crowd.
+    """
 
     picture: np.ndarray
     labels: np.ndarray
@@ -59,7 +65,7 @@ def _wave(rng: drawing.Rng, length: int, scale: float) -> np.ndarray:
     return scale * line
 
 
-def _paint_background(rng: drawing.Rng, scene: _Scene):
+def _paint_background(rng: drawing.Rng, scene: Scene):
     height, width = shape = scene.labels.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     ground = list(rng.permutation(["meadow", "water", "brick wall"]))
@@ -112,7 +118,7 @@ def _neighbour(rng: drawing.Rng, other: drawing.Shape, shape: tuple[int, int]) -
     return dataclasses.replace(new, kind=other.kind, center=center, color=color)
 
 
-def _paint_things(rng: drawing.Rng, scene: _Scene, light: np.ndarray):
+def _paint_things(rng: drawing.Rng, scene: Scene, light: np.ndarray):
     shape = scene.labels.shape
     things: list[drawing.Shape] = []
     for _ in range(rng.integers(2, 9)):
@@ -124,7 +130,7 @@ def _paint_things(rng: drawing.Rng, scene: _Scene, light: np.ndarray):
         drawing.paint_shape(scene.picture, scene.labels, thing, light, scene.add(thing.kind))
 
 
-def _paint_crowd(rng: drawing.Rng, scene: _Scene, light: np.ndarray):
+def _paint_crowd(rng: drawing.Rng, scene: Scene, light: np.ndarray):
     shape = scene.labels.shape
     unit = min(shape) / 128
     first = dataclasses.replace(_random_shape(rng, shape), void_band=False)
@@ -136,7 +142,7 @@ def _paint_crowd(rng: drawing.Rng, scene: _Scene, light: np.ndarray):
         drawing.paint_shape(scene.picture, scene.labels, small, light, label)
 
 
-def _void_polygon(rng: drawing.Rng, scene: _Scene):
+def _void_polygon(rng: drawing.Rng, scene: Scene):
     """Takes the labels from a rough polygon: pixels that nobody annotated."""
     height, width = scene.labels.shape
     angles = np.sort(rng.uniform(0, 2 * np.pi, 7))
@@ -147,9 +153,9 @@ def _void_polygon(rng: drawing.Rng, scene: _Scene):
     scene.labels[np.asarray(mask)] = drawing.VOID
 
 
-def _make_scene(rng: drawing.Rng, height: int, width: int) -> tuple[np.ndarray, _Scene]:
-    """Returns the finished picture, uint8 [height, width, 3], and the scene behind it."""
-    scene = _Scene(np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.int32), [("void", False)])
+def draw_scene(rng: drawing.Rng, height: int, width: int) -> tuple[np.ndarray, Scene]:
+    """Draws a scene: the finished picture, uint8 [height, width, 3], and the scene behind it."""
+    scene = Scene(np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.int32), [("void", False)])
     side = rng.uniform(-0.6, 0.6)
     light = np.array([-0.6, side, np.sqrt(1 - 0.36 - side**2)])  # from above, left or right
     _paint_background(rng, scene)
@@ -179,7 +185,7 @@ def _segment_ids(rng: drawing.Rng, names: list[str]) -> list[int]:
     return ids
 
 
-def _annotate(rng: drawing.Rng, scene: _Scene) -> tuple[np.ndarray, list[dict]]:
+def _annotate(rng: drawing.Rng, scene: Scene) -> tuple[np.ndarray, list[dict]]:
     """Returns the PNG's pixels, uint8 [H, W, 3], and segments_info."""
     present = [int(i) for i in np.unique(scene.labels) if i != drawing.VOID]
     ids = _segment_ids(rng, [scene.segments[i][0] for i in present])
@@ -210,10 +216,10 @@ def _write_split(root: pathlib.Path, split: str, seeds: list[list[int]], height:
     (root / f"panoptic_{split}").mkdir(exist_ok=True)
     for number, seed in enumerate(tqdm.tqdm(seeds, desc=f"{split} scenes", file=sys.stderr), start=1):
         rng = np.random.default_rng(seed)  # one an image, so that image i does not depend on how many there are
-        picture, scene = _make_scene(rng, height, width)
+        picture, scene = draw_scene(rng, height, width)
         colors, segments = _annotate(rng, scene)
         name = f"{number:06d}"
-        Image.fromarray(picture).save(root / split / f"{name}.jpg", quality=_JPEG_QUALITY)
+        Image.fromarray(picture).save(root / split / f"{name}.jpg", quality=JPEG_QUALITY)
         Image.fromarray(colors).save(root / f"panoptic_{split}" / f"{name}.png")
         images.append({"id": number, "file_name": f"{name}.jpg", "height": height, "width": width, "license": 1})
         annotations.append({"image_id": number, "file_name": f"{name}.png", "segments_info": segments})

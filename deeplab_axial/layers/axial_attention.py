@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tf_keras
 
-from deeplab_axial.layers import attention, axial_core, relative_position, row_chunks
+from deeplab_axial.layers import attention, axial_core, recompute, relative_position, row_chunks, target
 
 # Distances that a table tells apart: -254 to 254, whatever the length of the axis. Longer ones share
 # the last row.
@@ -160,12 +160,11 @@ class AxialAttention(attention.PositionSensitiveAttention):
         tables = {name: table for name, table in tables.items() if name != "value"}
         if windows.mask is None:
             # The backward pass makes the factors again from qkv, which is kept anyway.
-            names = list(tables)
-            return tf.recompute_grad(
-                lambda qkv, *tables: axial_core.moments_from_factors(
-                    self._factors(qkv, dict(zip(names, tables)), windows)[0]
-                )
-            )(rows["qkv"], *tables.values())
+            def moments_of_all(qkv, *of_tables):
+                factors, _ = self._factors(qkv, dict(zip(tables, of_tables)), windows)
+                return tf.stack(axial_core.moments_from_factors(factors))
+
+            return tf.unstack(recompute.recompute(moments_of_all, rows["qkv"], *tables.values()))
 
         def moments(rows, tables):
             return axial_core.moments_in_rows(self._factors(rows["qkv"], tables, windows)[0], windows.mask)
@@ -233,8 +232,7 @@ def _cut(x: tf.Tensor, before: int, blocks: int | tf.Tensor, size: int) -> tf.Te
 
 
 def _logits_at_once() -> int:
-    accelerators = tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU")
-    return LOGITS_AT_ONCE_ON_ACCELERATOR if accelerators else LOGITS_AT_ONCE_ON_CPU
+    return LOGITS_AT_ONCE_ON_ACCELERATOR if target.is_accelerator() else LOGITS_AT_ONCE_ON_CPU
 
 
 @tf_keras.utils.register_keras_serializable("deeplab_axial")

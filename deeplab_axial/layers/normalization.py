@@ -8,15 +8,26 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from deeplab_axial.layers import recompute
 
-def batch_norm(norm: Mapping[str, Any] | None = None, **kwargs) -> tf_keras.layers.BatchNormalization:
+
+@tf_keras.utils.register_keras_serializable("deeplab_axial")
+class BatchNormalization(tf_keras.layers.BatchNormalization):
+    """Batch normalisation of Keras, whose moving statistics a recomputation (see `recompute`) leaves alone."""
+
+    def add_update(self, updates: Any) -> None:
+        if not recompute.is_recomputing():
+            super().add_update(updates)
+
+
+def batch_norm(norm: Mapping[str, Any] | None = None, **kwargs) -> BatchNormalization:
     """A batch normalisation over the last axis.
 
     Args:
       norm: keyword arguments that a whole network shares: `momentum`, `epsilon`, `synchronized`. None: those of Keras.
       **kwargs: arguments of this one, as `gamma_initializer` or `name`.
     """
-    return tf_keras.layers.BatchNormalization(**{**(norm or {}), **kwargs})
+    return BatchNormalization(**{**(norm or {}), **kwargs})
 
 
 def fold_batch_norm(network: tf_keras.layers.Layer) -> None:
@@ -119,8 +130,9 @@ class LogitNormalization(tf_keras.layers.Layer):
         if self.synchronized and replicas is not None and replicas.num_replicas_in_sync > 1:
             mean, second_moment = replicas.all_reduce(tf.distribute.ReduceOp.MEAN, [mean, second_moment])
         variance = tf.nn.relu(second_moment - tf.square(mean))
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+        if not recompute.is_recomputing():
+            for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
         return self.gamma * tf.math.rsqrt(variance + self.epsilon)
 
     def scales(self) -> tf.Tensor:

@@ -5,6 +5,8 @@ import math
 
 import tensorflow as tf
 
+from deeplab_axial.layers import target
+
 
 def resize_bilinear(x: tf.Tensor, size: tuple | tf.Tensor) -> tf.Tensor:
     """Bilinear resize that maps corner pixels onto corner pixels.
@@ -26,11 +28,15 @@ def resize_bilinear(x: tf.Tensor, size: tuple | tf.Tensor) -> tf.Tensor:
     if old == new:
         return x
     out = tf.cast(x, tf.float32)
-    if all(_has_exact_steps(*sides) for sides in zip(old, new)):
+    # For a TPU XLA turns the operation into a gather of 3 x 3 pixels for each pixel, with channels filled up to 128.
+    if all(_has_exact_steps(*sides) for sides in zip(old, new)) and not target.is_accelerator():
         out = _by_operation(out, new)
     else:
-        for axis in (1, 2):
-            out = _resize_axis(out, axis, old[axis - 1], new[axis - 1])
+        # Rows last: they lie side by side, so that a TPU repeats them without moving them.
+        for axis in (2, 1):
+            before, after = old[axis - 1], new[axis - 1]
+            stretches = 1 < before < after and (after - 1) % (before - 1) == 0
+            out = (_stretch_axis if stretches else _resize_axis)(out, axis, before, after)
     return tf.cast(out, x.dtype)
 
 
@@ -47,6 +53,19 @@ def _has_exact_steps(old: int, new: int) -> bool:
     divisor = max(new - 1, 1)
     divisor //= math.gcd(old - 1, divisor)
     return divisor & (divisor - 1) == 0
+
+
+def _stretch_axis(x: tf.Tensor, axis: int, old: int, new: int) -> tf.Tensor:
+    """Interpolates along one axis, 1 or 2, by a whole factor: without gathers, which a TPU does slowly."""
+    factor = (new - 1) // (old - 1)
+    shape = [s if s is not None else tf.shape(x)[i] for i, s in enumerate(x.shape)]
+    below, above = tf.split(x, [old - 1, 1], axis)[0], tf.split(x, [1, old - 1], axis)[1]
+    weight = tf.range(factor, dtype=tf.float32) / float(factor)
+    weight = tf.reshape(weight, [-1, *([1] * (3 - axis))])
+    below, above = tf.expand_dims(below, axis + 1), tf.expand_dims(above, axis + 1)
+    between = below + (above - below) * weight  # [..., old - 1, factor, ...]
+    between = tf.reshape(between, [*shape[:axis], new - 1, *shape[axis + 1 :]])
+    return tf.concat([between, tf.split(x, [old - 1, 1], axis)[1]], axis)
 
 
 def _resize_axis(x: tf.Tensor, axis: int, old: int, new: int) -> tf.Tensor:

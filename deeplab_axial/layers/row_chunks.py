@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
+from deeplab_axial.layers import recompute, target
+
 Tensors = Mapping[str, tf.Tensor]
 # Two, so that one thread of the executor has work while the other waits.
 _CHUNKS_AT_ONCE = 2
@@ -27,7 +29,8 @@ def map_rows(
     """Evaluates a function that treats each row alone.
 
     Nothing inside the function is kept for the gradient: the backward pass evaluates it again, chunk by chunk. So both
-    passes need the memory of one chunk (of two on a CPU), however many rows there are.
+    passes need the memory of one chunk (of two on a CPU), however many rows there are. Only on a CPU, where chunks are
+    small, the inside of a single chunk is kept.
 
     Args:
       function: (rows, shared) -> [S, ...]; row i of its result depends on row i of `rows` and on `shared` alone.
@@ -45,7 +48,7 @@ def map_rows(
     if isinstance(count, int) and isinstance(rows_at_once, int):
         chunks = max(1, -(-count // rows_at_once))
         if chunks == 1:
-            return function(rows, shared)
+            return _in_one(function, rows, shared) if target.is_accelerator() else function(rows, shared)
         # Chunks that come out even need no copy with rows of zeros behind.
         chunks = next((n for n in range(chunks, 2 * chunks) if count % n == 0), chunks)
     else:
@@ -70,6 +73,15 @@ def map_rows(
         return _join(result, count), gradient
 
     return evaluate(*rows.values(), *shared.values())
+
+
+def _in_one(function, rows: Tensors, shared: Tensors) -> tf.Tensor:
+    """Evaluates the function once for all rows, and again in the backward pass."""
+
+    def evaluate(*tensors):
+        return function(dict(zip(rows, tensors)), dict(zip(shared, tensors[len(rows) :])))
+
+    return recompute.recompute(evaluate, *rows.values(), *shared.values())
 
 
 def _backward(function, whole: Tensors, same: Tensors, upstream: tf.Tensor, chunks: int | tf.Tensor) -> tuple:

@@ -81,14 +81,17 @@ def upsample(outputs: Mapping[str, tf.Tensor], size: tuple[int, int] | tf.Tensor
     """Brings raw outputs to the size of the image.
 
     Args:
-      outputs: what `PanopticDeepLab` returns, at h x w.
+      outputs: what `PanopticDeepLab` returns, at h x w; an entry without height and width, as the class logits
+        [B, C] of a `Classifier`, passes through as it is.
       size: (H, W), numbers or a tensor.
 
     Returns:
       The same entries at H x W. Offsets are also scaled by (H - 1) / (h - 1) and (W - 1) / (w - 1), so that they count
       pixels of the image.
     """
-    resized = {key: resize.resize_bilinear(value, size) for key, value in outputs.items()}
+    resized = {
+        key: resize.resize_bilinear(value, size) if value.shape.rank == 4 else value for key, value in outputs.items()
+    }
     if keys.OFFSET_MAP in outputs:
         small = tf.cast(tf.shape(outputs[keys.OFFSET_MAP])[1:3], tf.float32)
         large = tf.cast(tf.convert_to_tensor(size), tf.float32)

@@ -113,12 +113,12 @@ def read(model_dir: str | os.PathLike) -> Details:
     remedy = "Evaluate the checkpoint: deeplab-axial train --mode=eval --config_file=CONFIG --model_dir=" + str(
         model_dir
     )
-    if not os.path.isdir(model_dir):
+    if not files.is_folder(model_dir):
         raise InputError(f"There is no folder {str(model_dir)!r}. Name the model_dir of a run that was evaluated.")
-    if not os.path.exists(path):
+    if not files.exists(path):
         raise InputError(f"{str(model_dir)!r} holds no {DETAILS_FILE}, which evaluations write. {remedy}")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(files.read(path))) as archive:
             content = json.loads(archive.read(_MAIN))
             if content["format"] != _FORMAT:
                 raise InputError(

@@ -2,24 +2,23 @@
 """The best checkpoint of a run, kept beside the newest ones, and which checkpoints were evaluated."""
 
 import dataclasses
-import glob
 import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 
 from deeplab_axial import files
 from deeplab_axial.errors import InputError
-from deeplab_axial.training import log
+from deeplab_axial.training import checkpoint_files, log
 
 BEST_FOLDER = "best"
 BEST_FILE = "best.json"
 EVALUATIONS_FILE = "evaluations.jsonl"
 DEFAULT_METRIC = "panoptic_quality/all/pq"
-# Where each lies in what `Evaluator.evaluate` returns; more is better.
-METRICS = (
+# Where each lies in what the evaluation of a segmentation network returns, or in that of a classifier; the first is
+# what decides by default. More is better.
+SEGMENTATION_METRICS = (
     DEFAULT_METRIC,
     "panoptic_quality/things/pq",
     "panoptic_quality/stuff/pq",
@@ -27,6 +26,8 @@ METRICS = (
     "average_precision/ap",
     "average_precision/ap50",
 )
+CLASSIFICATION_METRICS = ("accuracy/top1", "accuracy/top5")
+METRICS = (*SEGMENTATION_METRICS, *CLASSIFICATION_METRICS)
 
 
 def look_up(metrics: Mapping, name: str) -> float | None:
@@ -45,15 +46,13 @@ def copy_checkpoint(prefix: str, folder: str) -> str:
     Raises:
       FileNotFoundError: the checkpoint is gone, or goes meanwhile.
     """
-    os.makedirs(folder, exist_ok=True)
-    parts = sorted(glob.glob(f"{glob.escape(prefix)}.data-*"))
+    source, name = os.path.split(prefix)
+    parts = [part for part in files.names(source) if part.startswith(f"{name}.data-")]
     if not parts:
         raise FileNotFoundError(f"{prefix}.data-*")
-    for path in (*parts, f"{prefix}.index"):
-        target = os.path.join(folder, os.path.basename(path))
-        shutil.copyfile(path, f"{target}.tmp")
-        os.replace(f"{target}.tmp", target)
-    return os.path.join(folder, os.path.basename(prefix))
+    for part in (*parts, f"{name}.index"):
+        files.copy(os.path.join(source, part), os.path.join(folder, part))
+    return os.path.join(folder, name)
 
 
 def fingerprint(prefix: str) -> str:
@@ -62,8 +61,7 @@ def fingerprint(prefix: str) -> str:
     Raises:
       FileNotFoundError: the checkpoint is gone.
     """
-    with open(f"{prefix}.index", "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()[:16]
+    return hashlib.sha256(files.read(f"{prefix}.index")).hexdigest()[:16]
 
 
 @dataclasses.dataclass
@@ -102,12 +100,8 @@ class Evaluations:
 
     def read(self) -> list[dict]:
         """The entries of EVALUATIONS_FILE, oldest first; a line cut short by a kill is left out."""
-        try:
-            with open(os.path.join(self.folder, EVALUATIONS_FILE), encoding="utf-8") as file:
-                lines = file.readlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("}\n")]
+        lines = self._content().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith(b"}\n")]
 
     def add(self, prefix: str, metrics: Mapping) -> bool:
         """Remembers an evaluation, and keeps the checkpoint if it is the best so far.
@@ -130,9 +124,10 @@ class Evaluations:
                 self._keep(prefix, metrics, value)
             if self.step_of(prefix) is None:
                 entry = {"step": metrics["step"], "checkpoint": fingerprint(prefix), self.metric: value}
-                with open(os.path.join(self.folder, EVALUATIONS_FILE), "a", encoding="utf-8") as file:
-                    # On a line of its own, also after one that a kill cut short.
-                    file.write(("\n" if self._ends_amid_a_line() else "") + json.dumps(entry) + "\n")
+                # On a line of its own, also after one that a kill cut short.
+                content = self._content()
+                before = "\n" if content and not content.endswith(b"\n") else ""
+                files.append(os.path.join(self.folder, EVALUATIONS_FILE), before + json.dumps(entry) + "\n")
         except OSError as error:
             raise InputError(
                 f"{self.folder} cannot keep the evaluated checkpoint ({error}). Free or change the place and run again."
@@ -157,30 +152,29 @@ class Evaluations:
 
     def _keep(self, prefix: str, metrics: Mapping, value: float) -> None:
         folder, name = self.best_folder, os.path.basename(prefix)
-        if os.path.exists(os.path.join(folder, f"{name}.index")):  # of an earlier run of so many steps
-            os.remove(os.path.join(folder, BEST_FILE))
+        if files.exists(os.path.join(folder, f"{name}.index")):  # of an earlier run of so many steps
+            files.remove(os.path.join(folder, BEST_FILE))
         copy_checkpoint(prefix, folder)
         files.write_atomically(os.path.join(folder, log.METRICS_FILE), json.dumps(metrics, indent=1))
-        # What tf.train.latest_checkpoint reads.
-        state = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
-        files.write_atomically(os.path.join(folder, "checkpoint"), state)
+        checkpoint_files.write_list(folder, [name])
         content = {"metric": self.metric, "value": value, "step": metrics["step"], "checkpoint": name}
         files.write_atomically(os.path.join(folder, BEST_FILE), json.dumps(content, indent=1))
-        for path in glob.glob(os.path.join(glob.escape(folder), "ckpt-*")):
-            if not os.path.basename(path).startswith(f"{name}."):
-                os.remove(path)
+        for other in files.names(folder):
+            # With a dot in front: a copy that was cut short.
+            if other.lstrip(".").startswith(f"{checkpoint_files.NAME}-") and not other.startswith(f"{name}."):
+                files.remove(os.path.join(folder, other))
 
-    def _ends_amid_a_line(self) -> bool:
-        path = os.path.join(self.folder, EVALUATIONS_FILE)
-        with open(path, "rb") as file:
-            content = file.read()
-        return bool(content) and not content.endswith(b"\n")
+    def _content(self) -> bytes:
+        """Of EVALUATIONS_FILE."""
+        try:
+            return files.read(os.path.join(self.folder, EVALUATIONS_FILE))
+        except FileNotFoundError:
+            return b""
 
 
 def _read(path: str) -> dict | None:
     """The content of a JSON file; None without one."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return json.loads(files.read(path))
     except FileNotFoundError:
         return None

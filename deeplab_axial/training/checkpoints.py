@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: complete or absent, and refused with a reason when they do not fit."""
 
+import contextlib
+import functools
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
+from deeplab_axial import files
 from deeplab_axial.errors import InputError
 from deeplab_axial.importing import deeplab2
 from deeplab_axial.importing.report import Report
+from deeplab_axial.training import checkpoint_files
+from deeplab_axial.training.workers import Workers
 
 _ADVICE = "It was written by another model or optimizer: use its own config, or another --model_dir."
 _INITIAL_ADVICE = (
@@ -41,16 +47,16 @@ def latest(folder: str) -> str | None:
     Raises:
       InputError: there was one, but its files are gone or the file that names it is damaged.
     """
-    path = tf.train.latest_checkpoint(folder)
-    if path is None and tf.io.gfile.exists(os.path.join(folder, "checkpoint")):
-        # Training would start over, unasked.
-        state = tf.train.get_checkpoint_state(folder)
-        named = repr(state.model_checkpoint_path) if state is not None else "what it names"
+    known = checkpoint_files.listed(folder)
+    if known == []:
+        return None
+    if known is None or not files.exists(f"{known[-1]}.index"):
+        named = repr(known[-1]) if known else "what it names"
         raise InputError(
-            f"{folder}: the file `checkpoint` says there is one, but {named} is gone or the file is damaged. "
-            "Bring the files back, or remove the folder to start over."
+            f"{folder}: the file `{checkpoint_files.LIST}` says there is one, but {named} is gone or the file is "
+            "damaged. Bring the files back; training falls back to an older checkpoint, if there is one."
         )
-    return path
+    return known[-1]
 
 
 def restore(path: str, objects: Mapping[str, Any], what: str, advice: str = _ADVICE) -> None:
@@ -66,19 +72,19 @@ def restore(path: str, objects: Mapping[str, Any], what: str, advice: str = _ADV
       InputError: the checkpoint is missing or damaged, lacks a variable, or has one of another shape.
     """
     try:
-        names = {name for name, _ in tf.train.list_variables(path)}
+        names = set(checkpoint_files.open_reader(path).get_variable_to_shape_map())
         if not names:  # so TensorFlow takes an .index file
             raise tf.errors.NotFoundError(None, None, "no variables")
         # Partial: what does not fit is reported here, once.
         tf.train.Checkpoint(**objects).restore(path).expect_partial().assert_existing_objects_matched()
     except (tf.errors.OpError, OSError, IndexError) as error:  # IndexError: data that is cut short
         raise InputError(
-            f"{what}: {path!r} is no readable checkpoint ({_first_line(error)}). Check the path; it names the files "
-            "without .index and .data-..."
+            f"{what}: {path!r} is no readable checkpoint ({files.first_line(error)}). Check the path; it names the "
+            "files without .index and .data-..."
         ) from error
     except (AssertionError, ValueError) as error:
         roots = sorted({name.split("/")[0] for name in names} - {"_CHECKPOINTABLE_OBJECT_GRAPH"})
-        reason = _missing(error) if isinstance(error, AssertionError) else _first_line(error).rstrip(".")
+        reason = _missing(error) if isinstance(error, AssertionError) else files.first_line(error).rstrip(".")
         raise InputError(
             f"{what}: checkpoint {path!r} does not fit this config: {reason}. "
             f"The checkpoint holds {len(names)} variables under {', '.join(roots)}. {advice}"
@@ -154,7 +160,12 @@ def _restore_parts(path: str, model: tf_keras.Model, what: str, skip: set[str], 
         if key.startswith(read):
             continue
         root = key.split("/")[0]
-        reasons = {"optimizer": "of the optimizer's state", "model": "of parts that are not restored"}
+        reasons = {
+            "optimizer": "of the optimizer's state",
+            "part_optimizers": "of the optimizer's state",
+            "average": "of the averages of the weights",
+            "model": "of parts that are not restored",
+        }
         reason = reasons.get(root, "counters")
         report.left[reason] = report.left.get(reason, 0) + 1
     return report
@@ -184,10 +195,6 @@ def _missing(error: AssertionError) -> str:
     return f"it lacks variables{', as ' + ', '.join(names[:3]) if names else ''}"
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-
-
 class Manager:
     """The checkpoints of a model folder.
 
@@ -196,32 +203,85 @@ class Manager:
       objects: root names -> trackable objects, all built.
       step: counts the training steps.
       max_to_keep: older ones are deleted.
+      workers: that train together; all save and restore at the same time, and the chief alone writes to the folder.
     """
 
-    def __init__(self, folder: str, objects: Mapping[str, Any], step: tf.Variable, max_to_keep: int):
+    def __init__(
+        self,
+        folder: str,
+        objects: Mapping[str, Any],
+        step: tf.Variable,
+        max_to_keep: int,
+        workers: Workers | None = None,
+    ):
         self.folder = folder
+        self.workers = workers or Workers()
         self.objects = {**objects, "step": step}
         self.step = step
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**self.objects), folder, max_to_keep, step_counter=step, checkpoint_name="ckpt"
+        self.max_to_keep = max_to_keep
+
+    @functools.cached_property
+    def _manager(self) -> tf.train.CheckpointManager:
+        # Made late: it reads the list of checkpoints, which `restore_latest` mends.
+        return tf.train.CheckpointManager(
+            tf.train.Checkpoint(**self.objects),
+            self.folder,
+            self.max_to_keep,
+            step_counter=self.step,
+            checkpoint_name=checkpoint_files.NAME,
         )
 
     def restore_latest(self) -> str | None:
-        """Restores the newest checkpoint, if there is one, and returns its prefix."""
-        path = latest(self.folder)
+        """Restores the newest checkpoint that can be read, if there is one, and returns its prefix.
+
+        Damaged ones are put aside with a warning; see `checkpoint_files.newest_readable`.
+
+        Raises:
+          InputError: none of the checkpoints can be read, or the newest that can does not fit.
+        """
+        if not self.workers.is_chief:
+            self.workers.wait()
+        path = checkpoint_files.newest_readable(self.folder, mend=self.workers.is_chief)
+        if self.workers.is_chief:
+            self.workers.wait()
         if path is not None:
             restore(path, self.objects, f"--model_dir={self.folder}")
         return path
 
     def save(self) -> str:
-        """Writes a checkpoint, unless there is one of this step already."""
-        path = os.path.join(self.folder, f"ckpt-{int(self.step.numpy())}")
-        if path in self._manager.checkpoints:
+        """Writes a checkpoint, unless there is one of this step already.
+
+        Raises:
+          InputError: it cannot be written; those before it are untouched.
+        """
+        step = int(self.step.numpy())
+        path = os.path.join(self.folder, f"{checkpoint_files.NAME}-{step}")
+        if self.workers.any(self.workers.is_chief and path in self._manager.checkpoints):
+            return path
+        if not self.workers.is_chief:
+            self._take_part()
             return path
         try:
-            return self._manager.save(checkpoint_number=int(self.step.numpy()))
-        except tf.errors.OpError as error:
+            return self._manager.save(checkpoint_number=step)
+        except (tf.errors.OpError, OSError) as error:
+            if self.workers.tells_loss(error):
+                raise
+            with contextlib.suppress(OSError):  # makes room
+                checkpoint_files.remove_unfinished(self.folder)
             raise InputError(
-                f"Cannot write a checkpoint to {self.folder} ({_first_line(error)}). Free or change the place and run "
-                f"again: training resumes from {latest(self.folder) or 'the start'}."
+                f"Cannot write a checkpoint to {self.folder} ({files.first_line(error)}). Free or change the place and "
+                f"run again: training resumes from {latest(self.folder) or 'the start'}."
             ) from error
+
+    def _take_part(self) -> None:
+        """Saves with the chief, for nobody: as they are saved, moving statistics are averaged over all workers."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                tf.train.Checkpoint(**self.objects).write(os.path.join(folder, checkpoint_files.NAME))
+            except (tf.errors.OpError, OSError) as error:
+                if self.workers.tells_loss(error):
+                    raise
+                raise InputError(
+                    f"Cannot write to {folder}, a temporary folder ({files.first_line(error)}). Free it, or set TMPDIR "
+                    "to another place, and run all workers again."
+                ) from error

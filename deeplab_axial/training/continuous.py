@@ -2,14 +2,12 @@
 """Evaluation beside a training: each checkpoint once, in their order, until the last step's."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 
-import tensorflow as tf
-
+from deeplab_axial import files
 from deeplab_axial.errors import InputError
-from deeplab_axial.training import best
+from deeplab_axial.training import best, checkpoint_files
 
 # Holds the checkpoint that is being evaluated: the training may delete its own copy at any time.
 _STAGING_FOLDER = ".evaluating"
@@ -67,7 +65,7 @@ def follow(
                 leave_out(pending)
                 continue
             _evaluate(evaluations, copy, evaluate, note)
-            shutil.rmtree(staging)
+            files.remove(staging)
             waiting_since = time.monotonic()
         elif last_found >= last_step:
             return True
@@ -79,14 +77,13 @@ def follow(
 
 def _checkpoints(folder: str) -> list[str]:
     """Prefixes of the complete checkpoints, oldest first."""
-    state = tf.train.get_checkpoint_state(folder)
-    return [] if state is None else list(state.all_model_checkpoint_paths)
+    return checkpoint_files.listed(folder) or []
 
 
 def _stage(path: str, staging: str) -> str | None:
     """Copies a checkpoint to where nobody deletes it; None if it is gone."""
-    shutil.rmtree(staging, ignore_errors=True)  # of an evaluation that was killed
     try:
+        files.remove(staging)  # of an evaluation that was killed
         return best.copy_checkpoint(path, staging)
     except FileNotFoundError:
         return None

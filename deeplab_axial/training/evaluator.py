@@ -14,6 +14,7 @@ from deeplab_axial.data import dataset_info, records, transforms
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.inference import Predictor
+from deeplab_axial.training import replicas
 from deeplab_axial.training.evaluation_metrics import EvaluationMetrics, MetricOptions
 
 # What the metrics need of the predictions.
@@ -107,12 +108,7 @@ class Evaluator:
 
     def _predict_batch(self, batch: Mapping[str, tf.Tensor]) -> Iterator[tuple[dict, dict, Callable | None]]:
         """Yields each real image of a batch with its predictions, and what fetches the outputs of its heads."""
-        replicas = self._strategy.num_replicas_in_sync
-        images, sizes = batch[keys.IMAGE], batch[keys.RESIZED_SIZE]
-        if replicas > 1:
-            # Replicas take equal shares; the first image fills up the last of them.
-            places = tf.range(-(-images.shape[0] // replicas) * replicas) % images.shape[0]
-            images, sizes = (self._share_out(tf.gather(value, places)) for value in (images, sizes))
+        images, sizes = replicas.share_out([batch[keys.IMAGE], batch[keys.RESIZED_SIZE]], self._strategy)
         outputs = self._predict(images, sizes)
         shares = {
             key: [part.numpy() for part in self._strategy.experimental_local_results(outputs[key])]
@@ -128,12 +124,6 @@ class Evaluator:
             parts = [part[place] for part in heads]
             read = functools.partial(_fetch, parts, row, height, width) if parts else None
             yield image, {key: parts[place][row] for key, parts in shares.items()}, read
-
-    def _share_out(self, value: tf.Tensor):
-        parts = tf.split(value, self._strategy.num_replicas_in_sync)
-        return self._strategy.experimental_distribute_values_from_function(
-            lambda context: parts[context.replica_id_in_sync_group]
-        )
 
     def _update(
         self,

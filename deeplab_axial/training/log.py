@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run tells: a progress line, a JSON-lines file and TensorBoard events."""
+"""What a run tells as it goes: a progress line, a JSON-lines file and TensorBoard events."""
 
+import datetime
 import json
 import os
+import statistics
 import sys
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -15,6 +18,11 @@ HISTORY_FILE = "history.jsonl"
 METRICS_FILE = "metrics.json"
 # One line for each image of the last evaluation.
 PER_IMAGE_FILE = "per_image.jsonl"
+# Values of an entry that differ between two runs which are otherwise the same.
+TIME = "time"
+SPEED = "images_per_second"
+# Pixels. Image, ground truth and prediction of Cityscapes in a row have 6164 and 8 MB as a PNG file; shrunk, 1 MB.
+MAX_PICTURE_WIDTH = 1920
 
 
 class TrainingLog:
@@ -26,16 +34,26 @@ class TrainingLog:
         those steps will be taken again.
       total_steps: steps of the whole run.
       summary_steps: steps between two entries of the files.
+      show: whether there is a progress line.
     """
 
-    def __init__(self, folder: str, first_step: int, total_steps: int, summary_steps: int):
+    def __init__(self, folder: str, first_step: int, total_steps: int, summary_steps: int, show: bool = True):
         self.path = os.path.join(folder, HISTORY_FILE)
         self.summary_steps = summary_steps
-        os.makedirs(folder, exist_ok=True)
-        self._forget_beyond(first_step)
-        self._events = tf.summary.create_file_writer(os.path.join(folder, "train"))
+        self._folder = folder
+        kept = [json.dumps(entry) + "\n" for entry in read_history(folder) if entry["step"] <= first_step]
+        with files.explained(folder):
+            files.write_atomically(self.path, "".join(kept))
+            self._events = tf.summary.create_file_writer(os.path.join(folder, "train"))
+        self._speeds: list[float] = []
         self._bar = tqdm.tqdm(
-            total=total_steps, initial=first_step, desc="Training", unit="step", dynamic_ncols=True, file=sys.stderr
+            total=total_steps,
+            initial=first_step,
+            desc="Training",
+            unit="step",
+            dynamic_ncols=True,
+            file=sys.stderr,
+            disable=not show,
         )
 
     def __enter__(self) -> "TrainingLog":
@@ -43,49 +61,70 @@ class TrainingLog:
 
     def __exit__(self, *exception) -> None:
         self._bar.close()
-        self._events.close()
+        with files.explained(self._folder):
+            self._events.close()
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Shows the values of a step, and files them if it is one of the summary steps.
 
         Args:
           step: steps done.
-          values: by name; loss terms, learning rate, images per second.
+          values: by name; loss terms, gradient norm, learning rate. SPEED where the step was timed: an entry holds
+            the mean over the timed steps since the entry before it.
+
+        Raises:
+          InputError: HISTORY_FILE cannot be written.
         """
         shown = {name.removesuffix("_loss"): f"{value:.4g}" for name, value in values.items()}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)
+        if SPEED in values:
+            self._speeds.append(values[SPEED])
         if step % self.summary_steps == 0 or step == self._bar.total:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            if self._speeds:  # of steps of as many images each: all images by all seconds
+                values = {**values, SPEED: statistics.harmonic_mean(self._speeds)}
+                self._speeds.clear()
+            self._file(step, values)
+
+    def _file(self, step: int, values: Mapping[str, float]) -> None:
+        with files.explained(self._folder):
+            files.append(self.path, json.dumps({"step": step, TIME: _now(), **values}) + "\n")
             with self._events.as_default(step):
                 for name, value in values.items():
                     tf.summary.scalar(f"training/{name}", value)
 
-    def _forget_beyond(self, step: int) -> None:
-        kept = [json.dumps(entry) + "\n" for entry in read_history(os.path.dirname(self.path)) if entry["step"] <= step]
-        files.write_atomically(self.path, "".join(kept))
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def read_history(folder: str) -> list[dict]:
     """The entries of HISTORY_FILE in a model's folder, oldest first; a last line cut short by a kill is left out."""
     path = os.path.join(folder, HISTORY_FILE)
-    if not os.path.exists(path):
-        return []
     entries = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                break
+    for line in files.read(path).splitlines() if files.exists(path) else ():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
     return entries
 
 
-def write_scalars(folder: str, step: int, scalars: Mapping[str, float]) -> None:
-    """Writes TensorBoard scalars of an evaluation under `eval` in a model's folder."""
+def write_evaluation(
+    folder: str, step: int, scalars: Mapping[str, float], pictures: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Writes TensorBoard events of an evaluation under `eval` in a model's folder.
+
+    Args:
+      folder: of the model.
+      step: of the checkpoint that was evaluated.
+      scalars: by name.
+      pictures: uint8 [H, W, 3] by name; they appear as "predictions/NAME".
+    """
     events = tf.summary.create_file_writer(os.path.join(folder, "eval"))
     with events.as_default(step):
         for name, value in scalars.items():
             tf.summary.scalar(name, value)
+        for name, picture in (pictures or {}).items():
+            tf.summary.image(f"predictions/{name}", picture[None])
     events.close()

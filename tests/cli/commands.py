@@ -4,8 +4,10 @@
 import multiprocessing
 import os
 import pathlib
+import resource
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import NamedTuple
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -20,33 +22,44 @@ class Result(NamedTuple):
     err: str
 
 
-def run(*arguments: object) -> Result:
-    """Runs `deeplab-axial <arguments>`.
+def run(*arguments: object, largest_file: int | None = None) -> Result:
+    """Runs `deeplab-axial <arguments>`; writing a file beyond so many bytes fails, as on a full disk.
 
     The process is forked off a server that has imported TensorFlow, which spares seconds for each command; flags,
     random numbers and TensorFlow's own state start afresh.
     """
+    return call(_command, [str(a) for a in arguments], largest_file)
+
+
+def call(function: Callable[..., int | None], *arguments: object) -> Result:
+    """Calls a function of a module, with arguments that can be pickled; the status is what it returns."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tensorflow", "tf_keras"])
     with tempfile.TemporaryDirectory() as folder:
-        process = context.Process(target=_run, args=([str(a) for a in arguments], folder))
+        process = context.Process(target=_call, args=(function, arguments, folder))
         process.start()
         process.join()
         texts = [pathlib.Path(folder, name).read_text() for name in ("out", "err")]
     return Result(process.exitcode, *texts)
 
 
-def _run(arguments: list[str], folder: str) -> None:
+def _call(function: Callable[..., int | None], arguments: tuple, folder: str) -> None:
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         with open(os.path.join(folder, name), "wb") as file:
             os.dup2(file.fileno(), stream.fileno())
     os.chdir(folder)
-    from deeplab_axial.cli import main
-
-    status = main.main(["deeplab-axial", *arguments])
+    status = function(*arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(status)
+
+
+def _command(arguments: list[str], largest_file: int | None) -> int:
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    from deeplab_axial.cli import main
+
+    return main.main(["deeplab-axial", *arguments])
 
 
 def one_message(result: Result) -> str:

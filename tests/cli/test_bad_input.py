@@ -132,6 +132,76 @@ def test_nothing_trained_yet(experiment, tmp_path, command, flags):
     assert not (tmp_path / "export").exists()
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_refused_initial_checkpoint_leaves_the_folder_as_it_was(experiment, tmp_path, is_there):
+    folder = tmp_path / "model"
+    if is_there:
+        folder.mkdir()
+        (folder / "config.textproto").write_text("of another run")
+    flags = experiment("model_options.initial_checkpoint=no/such/ckpt", "model_options.backbone.name=resnet50")
+    message = commands.one_message(commands.run("train", *flags, f"--model_dir={folder}"))
+    assert message.startswith("model_options.initial_checkpoint: 'no/such/ckpt' is no readable checkpoint")
+    assert folder.exists() == is_there
+    if is_there:
+        assert [path.name for path in folder.iterdir()] == ["config.textproto"]
+        assert (folder / "config.textproto").read_text() == "of another run"
+
+
+def test_a_config_that_has_changed_since_the_run_began(chain, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("checkpoint", "config.textproto"):
+        shutil.copy(chain.root / "model" / name, folder)
+    flags = (*chain.flags, "--set=trainer_options.seed=5", "--set=train_dataset_options.batch_size=2")
+    message = commands.one_message(commands.run("train", *flags, f"--model_dir={folder}"))
+    assert message.splitlines()[:3] == [
+        f"The config has changed since the run in {folder} began:",
+        "  trainer_options.seed: was 0, now 5",
+        "  train_dataset_options.batch_size: was 4, now 2",
+    ]
+    result = commands.run("train", *flags, f"--model_dir={folder}", "--allow_config_change")
+    # The checkpoints were not copied: that comes next.
+    assert "Going on as --allow_config_change says." in result.err
+    assert "error: " in result.err
+    assert "holds no checkpoint that can be read" in result.err
+
+
+def test_a_disk_that_is_full_in_an_evaluation(chain, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(chain.root / "model", folder, ignore=shutil.ignore_patterns("best", "eval", "train"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    flags = ("--mode=eval", *chain.flags, f"--model_dir={folder}")
+    message = commands.one_message(commands.run("train", *flags, largest_file=8192))
+    assert message.startswith(str(folder))
+    assert message.endswith(
+        "cannot be written (File too large). Free or change the place and run the command again: what was written "
+        "before is kept."
+    )
+    left = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert left.keys() == before.keys()
+    assert left["report_data.zip"] == before["report_data.zip"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (("export", "--model_dir=x", "--output_dir=gs://bucket/export"), "output_dir"),
+        (("predict", "--saved_model=gs://bucket/export", "--input=x", "--output_dir=x"), "saved_model"),
+        (("report", "--model_dir=x", "--output=gs://bucket/report.html"), "output"),
+    ],
+)
+def test_what_must_be_on_this_machine(experiment, arguments, flag):
+    config = experiment() if arguments[0] == "export" else ()
+    message = commands.one_message(commands.run(*arguments, *config))
+    assert message.startswith(f"--{flag} must be on this machine: ")
+    assert message.endswith("Name a local place, and copy from or to the store.")
+
+
+def test_a_store_that_nobody_knows(experiment):
+    message = commands.one_message(commands.run("train", *experiment(), "--model_dir=nowhere://bucket/run"))
+    assert message.startswith("--model_dir=nowhere://bucket/run cannot be written (")
+
+
 def test_a_truncated_record_file(experiment, scene_records, tmp_path):
     files = _copy(scene_records.train, tmp_path / "records")
     files[1].write_bytes(files[1].read_bytes()[:-100])

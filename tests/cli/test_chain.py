@@ -16,6 +16,8 @@ from deeplab_axial.postprocessing.multi_scale import MultiScale
 from deeplab_axial.training import checkpoints, log
 from tests.cli import commands
 
+pytestmark = pytest.mark.unseeded
+
 
 @pytest.fixture(scope="module")
 def exported(chain):
@@ -59,7 +61,8 @@ def test_training_leaves_a_run(chain):
 
 def test_evaluation_alone_measures_what_training_measured(chain):
     trained, alone = chain.results["train"].out, chain.results["eval"].out
-    assert alone.strip() == trained[trained.rindex("Panoptic quality") :].strip()
+    assert alone.startswith("Panoptic quality")
+    assert alone in trained[trained.rindex("Panoptic quality") :]
     metrics = json.loads((chain.root / "model" / "metrics.json").read_text())
     assert metrics["step"] == 30
     assert metrics["num_images"] == 5
@@ -153,11 +156,11 @@ def test_a_batch_is_predicted_as_its_images(chain, exported):
         assert np.mean(alone == panoptic) > 0.999
 
 
-def test_the_export_knows_what_it_is(exported, chain):
+def test_the_export_knows_what_it_is(exported, chain, tmp_path):
     _, metadata = exported
     assert metadata.step == 30
     assert metadata.label_space == dataset_info.DatasetInfo.read(chain.root / "records" / "val").label_space
-    again = chain.root / "again.textproto"
+    again = tmp_path / "again.textproto"
     again.write_text(metadata.config)
     assert config.load(again).experiment_name == "tiny"
 
@@ -180,12 +183,14 @@ def test_describe_counts_the_network(chain, predictor):
     assert total == sum(int(np.prod(v.shape)) for v in predictor.model.trainable_variables)
 
 
-def test_a_finished_training_only_evaluates_again(chain):
-    before = (chain.root / "model" / "history.jsonl").read_bytes()
-    result = commands.run("train", *chain.flags, f"--model_dir={chain.root}/model")
+def test_a_finished_training_only_evaluates_again(chain, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(chain.root / "model", folder)
+    before = (folder / "history.jsonl").read_bytes()
+    result = commands.run("train", *chain.flags, f"--model_dir={folder}")
     assert result.status == 0, result.err
     assert "Resuming from" in result.out
-    assert (chain.root / "model" / "history.jsonl").read_bytes() == before
+    assert (folder / "history.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow

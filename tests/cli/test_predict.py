@@ -15,6 +15,8 @@ from deeplab_axial.errors import InputError
 from deeplab_axial.predict import PanopticModel
 from tests.cli import commands
 
+pytestmark = pytest.mark.unseeded
+
 
 @pytest.fixture(scope="module")
 def model(chain) -> PanopticModel:

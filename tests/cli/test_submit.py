@@ -14,19 +14,19 @@ from tests.data import layouts
 
 
 @pytest.fixture(scope="module")
-def image_list(chain):
+def image_list(chain, tmp_path_factory):
     """The validation images in the form of COCO's list of test images."""
     content = json.loads((chain.root / "data" / "panoptic_val.json").read_text())
     del content["annotations"]
-    path = chain.root / "image_info_test-dev2017.json"
+    path = tmp_path_factory.mktemp("image_list") / "image_info_test-dev2017.json"
     path.write_text(json.dumps(content))
     return path
 
 
 @pytest.fixture(scope="module")
-def unlabelled(chain, image_list):
+def unlabelled(chain, image_list, tmp_path_factory):
     """Flags that name the validation images in records without ground truth, as a test set's."""
-    folder = chain.root / "unlabelled"
+    folder = tmp_path_factory.mktemp("unlabelled")
     result = commands.run(
         *("convert", "coco_panoptic", f"--image_dir={chain.root}/data/val", f"--panoptic_json={image_list}"),
         *(f"--label_space={chain.root}/records/val", f"--output_dir={folder}", "--num_shards=2"),

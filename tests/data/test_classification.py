@@ -13,7 +13,7 @@ from PIL import Image
 
 from deeplab_axial import builders, config, keys
 from deeplab_axial.builders.label_spaces import load_label_space
-from deeplab_axial.data import classification
+from deeplab_axial.data import classification, diagnosis
 from deeplab_axial.data.classification_transforms import InceptionCropOptions, central_crop
 from deeplab_axial.data.converters import imagenet
 from deeplab_axial.data.rand_augment import RandAugmentOptions
@@ -203,6 +203,16 @@ def test_panoptic_records_are_refused(scene_records):
             make()
 
 
+def test_an_image_of_no_class_is_named(source):
+    space = source.info.label_space
+    fewer = dataclasses.replace(space, classes=space.classes[:2], num_classes=2)
+    source = dataclasses.replace(source, info=dataclasses.replace(source.info, label_space=fewer))
+    batches = iter(classification.training_dataset(source, 11, CROP, AUGMENT))
+    message = r"Image c/\d\.JPEG must have a class from 0 to 1\. Received: 2\. Convert"
+    with pytest.raises(InputError, match=message), diagnosis.explain_errors(source, with_panoptic=False):
+        next(batches)
+
+
 def _options(text: str) -> config_pb2.ExperimentOptions:
     options = config_pb2.ExperimentOptions()
     text_format.Parse(text, options)
@@ -216,8 +226,8 @@ def test_datasets_from_a_config(source, monkeypatch):
     text += 'data_service_address: "grpc://host:1" augmentations { %s } }'
     for augmentations in ("", "random_flip: false inception_crop { min_area: 0.25 } rand_augment { magnitude: 9 }"):
         options = _options(text % augmentations).train_dataset_options
-        builders.build_classification_training_dataset(options, source, 5)
-    assert [args[:3] + args[4:] for args in seen] == [(source, 4, CROP, 5, {"service_address": "grpc://host:1"})] * 2
+        builders.build_training_dataset(options, source, 5, tf.distribute.InputContext(2, 1, 4))
+    assert [args[:3] + args[4:] for args in seen] == [(source, 4, CROP, 5, 2, 1, 4, "grpc://host:1", {})] * 2
     plain, changed = (args[3] for args in seen)
     assert plain == classification.AugmentOptions(None, None, True, 7, 11)
     assert changed.inception_crop.min_area == 0.25
@@ -235,9 +245,9 @@ def test_evaluation_from_a_config_takes_eval_steps(source):
     options = _options(
         "eval_dataset_options { batch_size: 4 crop_size: 32 crop_size: 40 } evaluator_options { eval_steps: 2 }"
     )
-    assert len(list(builders.build_classification_evaluation_dataset(options, source))) == 2
+    assert len(list(builders.build_evaluation_dataset(options, source))) == 2
     options.evaluator_options.eval_steps = -1
-    assert len(list(builders.build_classification_evaluation_dataset(options, source))) == 3
+    assert len(list(builders.build_evaluation_dataset(options, source))) == 3
 
 
 AUGMENTATIONS = "train_dataset_options.augmentations"

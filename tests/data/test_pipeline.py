@@ -202,8 +202,15 @@ def test_truncated_files(train, tmp_path):
         pipeline.Source.open([str(tmp_path / "*.tfrecord")])
 
 
-@pytest.mark.parametrize("first_step", [0, 3])
-@pytest.mark.parametrize(("num_pipelines", "num_replicas"), [(2, 2), (2, 4), (1, 2)])
+@pytest.mark.parametrize(
+    ("num_pipelines", "num_replicas", "first_step"),
+    [
+        (2, 2, 0),
+        (2, 4, 3),
+        (1, 2, 3),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(2, 2, 3), (2, 4, 0), (1, 2, 0)]),
+    ],
+)
 def test_workers_and_replicas_share_each_batch(train, num_pipelines, num_replicas, first_step):
     whole = _training(train, 4, SMALL, RANDOM, first_step, count=4)
     replicas = num_replicas // num_pipelines

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bilinear resizing against whole-number arithmetic, by each way that leads to it."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_axial.layers import resize
+from deeplab_axial.layers import resize, target
 
 
 def _reference(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -20,6 +22,7 @@ def _reference(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return x
 
 
+@pytest.mark.parametrize("accelerator", [False, True])
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("old", "new"),
@@ -33,11 +36,13 @@ def _reference(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         ((6, 4), (1, 1)),
     ],
 )
-def test_equals_whole_number_arithmetic(old, new, compiled):
+def test_equals_whole_number_arithmetic(old, new, compiled, accelerator):
     x = np.random.default_rng(0).normal(size=(2, *old, 3)).astype(np.float32)
     function = tf.function(resize.resize_bilinear, autograph=False, jit_compile=compiled)
     expected = _reference(np.float64(x), new)
-    np.testing.assert_allclose(function(tf.constant(x), new), expected, atol=1e-5)
+    with target.assume_accelerator() if accelerator else contextlib.nullcontext():
+        result = function(tf.constant(x), new)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
     if not compiled:
         dynamic = tf.function(
             resize.resize_bilinear, input_signature=[tf.TensorSpec([None] * 4), tf.TensorSpec([2], tf.int32)]

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 import tensorflow as tf
 
+from deeplab_axial import files
 from deeplab_axial.errors import InputError
 from deeplab_axial.training import best, checkpoints
 
@@ -121,7 +122,7 @@ def test_killed_amid_a_copy(run, monkeypatch):
     """Whenever it is killed, what best.json names is complete; the next evaluation goes on from there."""
     evaluations = best.Evaluations(str(run.folder))
     evaluations.add(run.save(1), metrics(1, 0.2))
-    replace, calls = best.os.replace, []
+    replace, calls = files.os.replace, []
 
     class Killed(BaseException):
         pass
@@ -136,7 +137,7 @@ def test_killed_amid_a_copy(run, monkeypatch):
 
         calls.clear()
         prefix = run.save(2 + moment)
-        monkeypatch.setattr(best.os, "replace", dying)
+        monkeypatch.setattr(files.os, "replace", dying)
         with pytest.raises(Killed):
             evaluations.add(prefix, metrics(2 + moment, 0.5))
         monkeypatch.undo()
@@ -152,7 +153,7 @@ def test_a_disk_that_is_full(run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(best.shutil, "copyfile", full)
+    monkeypatch.setattr(files.shutil, "copyfile", full)
     evaluations = best.Evaluations(str(run.folder))
     prefix = run.save(1)
     with pytest.raises(InputError, match=r"cannot keep the evaluated checkpoint \(\[Errno 28\] No space left"):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from deeplab_axial import files
 from deeplab_axial.errors import InputError
 from deeplab_axial.training import best, checkpoints, continuous
 from tests.training.test_best import Run, metrics, read_step
@@ -113,7 +114,7 @@ def test_a_checkpoint_that_goes_amid_its_copy(tmp_path, monkeypatch):
     run = Run(tmp_path)
     for step in (1, 2):
         run.save(step)
-    copyfile = best.shutil.copyfile
+    copyfile = files.shutil.copyfile
 
     def racing(source, target):
         if source.endswith("ckpt-1.index"):
@@ -121,7 +122,7 @@ def test_a_checkpoint_that_goes_amid_its_copy(tmp_path, monkeypatch):
                 path.unlink()
         copyfile(source, target)
 
-    monkeypatch.setattr(best.shutil, "copyfile", racing)
+    monkeypatch.setattr(files.shutil, "copyfile", racing)
     evaluator = Evaluator(tmp_path)
     assert evaluator.follow(last_step=2)
     assert evaluator.steps == [2]
@@ -164,7 +165,7 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     Run(tmp_path).save(1)
-    monkeypatch.setattr(best.shutil, "copyfile", full)
+    monkeypatch.setattr(files.shutil, "copyfile", full)
     with pytest.raises(InputError, match=r"ckpt-1 cannot be copied to .*No space left"):
         Evaluator(tmp_path).follow()
 

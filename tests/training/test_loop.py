@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training run: its files, its checkpoints, and what stops it."""
 
+import dataclasses
 import os
 import signal
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab_axial.errors import Interrupted, NonFiniteLoss
-from deeplab_axial.training import addons, checkpoints, log, loop, schedules
+from deeplab_axial.training import addons, checkpoints, log, loop, profiler, schedules
 from deeplab_axial.training.optimizers import Lookahead, RAdam
 from tests.training import mini
 
@@ -44,7 +45,7 @@ def _checkpoints(folder):
 
 
 def _without_speed(history):
-    return [{k: v for k, v in entry.items() if k != "images_per_second"} for entry in history]
+    return [{k: v for k, v in entry.items() if k not in (log.SPEED, log.TIME)} for entry in history]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_the_files_of_a_run(undisturbed):
     assert _checkpoints(undisturbed.folder) == ["ckpt-3", "ckpt-6"]
     history = log.read_history(undisturbed.folder)
     assert [entry["step"] for entry in history] == [2, 4, 6]
-    names = {*mini.TERMS, "step", "images_per_second"}
+    names = {*mini.TERMS, "step", "time", "images_per_second"}
     assert all(set(entry) == names for entry in history)
     # The rate that a step used: step 2 is the second, so the schedule's at 1.
     np.testing.assert_allclose(
@@ -136,6 +137,25 @@ def test_several_steps_a_loop_give_the_same_run(undisturbed, tmp_path):
     assert _without_speed(log.read_history(tmp_path)) == _without_speed(log.read_history(undisturbed.folder))
 
 
+def test_a_loop_that_was_traced_is_not_timed(tmp_path):
+    run = Run(tmp_path)
+    options = loop.LoopOptions(total_steps=6, save_steps=6, summary_steps=1, steps_per_loop=2)
+    run.train(until=4, options=options)
+    run.train(options=options)  # as after an evaluation: nothing is traced again
+    timed = {entry["step"]: log.SPEED in entry for entry in log.read_history(tmp_path)}
+    assert timed == {1: False, 2: False, 3: True, 4: True, 5: True, 6: True}
+
+
+def test_a_run_that_fails_amid_its_profile_leaves_the_trace(tmp_path, capsys):
+    run = Run(tmp_path)
+    options = dataclasses.replace(OPTIONS, profile=profiler.StepRange(4, 6))
+    with pytest.raises(NonFiniteLoss):
+        run.train(options=options, bad_image=4 * mini.BATCH_SIZE + 1)
+    (trace,) = (tmp_path / "train" / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert trace.stat().st_size > 10_000
+    assert f"Profiled steps 4 to 5: {tmp_path}/train/plugins/profile" in capsys.readouterr().out
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     run = Run(tmp_path)
     with pytest.raises(NonFiniteLoss) as error:
@@ -165,23 +185,66 @@ def test_a_finite_loss_passes():
         loop.check_finite(7, {"total_loss": 1.0, "gradient_norm": float("inf")})
 
 
-def test_sigterm_writes_a_checkpoint_first(tmp_path):
-    run = Run(tmp_path)
+def _send(run, number, at_step, times=1):
+    """Lets a signal come while the step after `at_step` is taken."""
     take_steps = run.trainer.train
 
     def interrupted(iterator, count):
-        if run.step.numpy() == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if run.step.numpy() == at_step:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
         return take_steps(iterator, count)
 
     run.trainer.train = interrupted
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match=r"after step 2; wrote .*ckpt-2\. Run again to resume"):
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGTERM, 3), (signal.SIGINT, 1)])
+def test_a_signal_writes_a_checkpoint_first(tmp_path, number, times):
+    run = Run(tmp_path)
+    _send(run, number, at_step=1, times=times)
+    before = signal.getsignal(number)
+    with pytest.raises(
+        Interrupted, match=rf"{number.name} after step 2; wrote .*ckpt-2\. Run again to resume"
+    ) as error:
         run.train()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert error.value.signal_number == number
+    assert signal.getsignal(number) is before
     assert _checkpoints(tmp_path) == ["ckpt-2"]
     resumed = Run(tmp_path)
     resumed.manager.restore_latest()
     assert resumed.step.numpy() == 2
     for found, expected in zip(resumed.state(), run.state(), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, capfd):
+    run = Run(tmp_path)
+    _send(run, signal.SIGINT, at_step=4, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert "Press Ctrl-C again to stop at once" in capfd.readouterr().err
+    assert _checkpoints(tmp_path) == ["ckpt-3"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_amid_the_last_save_is_not_lost(tmp_path):
+    """Otherwise the evaluation that follows would go on after it."""
+    run = Run(tmp_path)
+    save = run.manager.save
+
+    def interrupted():
+        path = save()
+        if run.step.numpy() == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return path
+
+    run.manager.save = interrupted
+    with pytest.raises(Interrupted, match=r"after step 6; wrote .*ckpt-6\."):
+        run.train()
+
+
+def test_a_signal_is_heeded_after_the_present_loop(tmp_path):
+    run = Run(tmp_path)
+    _send(run, signal.SIGTERM, at_step=0)
+    with pytest.raises(Interrupted, match=r"after step 2; wrote .*ckpt-2\."):
+        run.train(options=loop.LoopOptions(total_steps=6, save_steps=3, summary_steps=2, steps_per_loop=2))

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training step: what it computes, clips, draws, and shares among replicas."""
-
-import json
-import pathlib
-import subprocess
-import sys
+"""The training step: what it computes, clips and draws."""
 
 import numpy as np
 import pytest
@@ -12,7 +7,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab_axial import keys
-from tests.training import mini, replicas
+from tests.training import mini
 
 
 def test_the_loss_falls():
@@ -77,32 +72,15 @@ def test_what_drop_path_draws_depends_on_seed_and_step_alone():
     assert (drawn != losses(seed=4)).any()
 
 
-def _two_replicas(*arguments):
-    command = [sys.executable, "-m", "tests.training.replicas", *map(str, arguments)]
-    root = pathlib.Path(__file__).parents[2]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def _assert_same_training(found, trainer, iterator, tolerance):
-    num_steps = len(found[keys.TOTAL_LOSS])
-    expected = trainer.train(iterator, num_steps)
-    assert set(found) == {*expected, "replicas"}
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=tolerance, atol=1e-6, err_msg=name)
-    for (first, second), weight in zip(found["replicas"], trainer.model.trainable_variables, strict=True):
-        np.testing.assert_array_equal(first, second)
-        np.testing.assert_allclose(first, weight.numpy(), rtol=10 * tolerance, atol=1e-5, err_msg=weight.name)
-
-
-def test_two_replicas_are_one_with_the_joint_batch():
-    found = _two_replicas(4)
-    _assert_same_training(found, *replicas.mini_trainer(tf.distribute.get_strategy()), tolerance=1e-5)
-
-
-@pytest.mark.slow
-def test_two_replicas_of_an_axial_network_are_one_with_the_joint_batch(scene_records):
-    found = _two_replicas(2, scene_records.train)
-    one = replicas.tiny_trainer(tf.distribute.get_strategy(), scene_records.train)
-    _assert_same_training(found, *one, tolerance=1e-4)
+def test_a_step_can_be_compiled_without_any_data():
+    parts = {"first": tf_keras.optimizers.SGD(0.1), "branch": None}
+    trainer = mini.make_trainer(
+        tf_keras.optimizers.SGD(0.1), part_optimizers=parts, accumulation_steps=2, ema_decay=0.5, clip_norm=1.0
+    )
+    specs = {key: tf.TensorSpec(x.shape, x.dtype) for key, x in next(iter(mini.dataset(0))).items()}
+    step = tf.function(lambda *x: trainer.replica_step(dict(zip(specs, x))), jit_compile=True, autograph=False)
+    module = step.experimental_get_compiler_ir(*specs.values())(stage="hlo")
+    assert "ENTRY" in module
+    assert "while" in module
+    assert trainer.optimizer.iterations.numpy() == 0
+    assert set(step.get_concrete_function(*specs.values()).structured_outputs) == {*trainer.names}

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training steps to compile, from configs."""
+
+import gc
+
+import tensorflow as tf
+import tf_keras
+
+from deeplab_axial.builders.label_spaces import SHIPPED_NAMES, build_label_space, load_label_space
+from deeplab_axial.builders.model import build_model
+from deeplab_axial.builders.training import build_loss, build_trainer, set_precision_and_seed
+from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.layers import target
+from deeplab_axial.protos import config_pb2
+from deeplab_axial.tpu_check import step
+
+
+def build_step_program(options: config_pb2.ExperimentOptions, batch_size: int) -> step.Program:
+    """The training step of one core, for a TPU; needs no data set.
+
+    Args:
+      options: validated, with train_dataset_options.
+      batch_size: images that the core takes; a multiple of solver_options.gradient_accumulation_steps.
+
+    Raises:
+      InputError: the optimizer cannot be made, or TensorFlow cannot compile the step with XLA.
+    """
+    # Models and traced functions are in cycles: those of the batch before go before the next take gigabytes.
+    tf_keras.backend.clear_session()
+    gc.collect()
+    of_core = config_pb2.ExperimentOptions()
+    of_core.CopyFrom(options)
+    of_core.train_dataset_options.batch_size = batch_size
+    height, width = of_core.train_dataset_options.crop_size
+    set_precision_and_seed(of_core.trainer_options)
+    is_classifier = of_core.model_options.HasField("classification")
+    batch = step.classification_batch if is_classifier else step.segmentation_batch
+    with target.assume_accelerator():
+        model = build_model(of_core)
+        loss = build_loss(of_core, _label_space(of_core))
+        trainer = build_trainer(of_core, tf.distribute.get_strategy(), model, loss)
+        return step.lower(trainer, batch(batch_size, height, width))
+
+
+def _label_space(options: config_pb2.ExperimentOptions) -> LabelSpace:
+    """That of the config or the shipped one; else one without classes, since a loss needs only the label to ignore."""
+    name = options.train_dataset_options.dataset
+    if options.HasField("label_space"):
+        return build_label_space(options.label_space)
+    if name in SHIPPED_NAMES:
+        return load_label_space(name)
+    channels = options.model_options.panoptic_deeplab.semantic_head.output_channels
+    return LabelSpace(name, (), channels, channels, 2)

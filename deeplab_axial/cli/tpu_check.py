@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles the training step of a config for a TPU, without any TPU, and prints whether it fits.
+
+  deeplab-axial tpu_check --config_file=CONFIG --topology=v5e:2x2 [--batch_size=NUMBER|auto]
+
+Needs the extra [tpu-check]. What is compiled is the real step of one core: forward, backward and optimizer, at the
+crop size of the config. To make machine code takes minutes, most of the time; --plan_only leaves it out.
+"""
+
+import json
+
+from absl import flags
+
+from deeplab_axial import builders, files
+from deeplab_axial.cli import experiment
+from deeplab_axial.errors import InputError
+from deeplab_axial.protos import config_pb2
+from deeplab_axial.tpu_check import process, report, search, topologies
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("topology", None, "Chip and their number, as v5e:2x2.", required=True)
+flags.DEFINE_string(
+    "batch_size",
+    "",
+    "Images of one core: a number; auto for the most that fit; by default train_dataset_options.batch_size shared out.",
+)
+flags.DEFINE_bool("plan_only", False, "Whether to stop when the memory is planned, before machine code is made.")
+flags.DEFINE_string("json", None, "File for the same figures as JSON.")
+flags.DEFINE_float("timeout", 7200.0, "Seconds that one compilation may take.", lower_bound=1.0)
+flags.declare_key_flag("config_file")
+flags.declare_key_flag("set")
+flags.declare_key_flag("placeholder")
+
+
+def main() -> None:
+    """Checks."""
+    topology = topologies.parse(FLAGS.topology)
+    options = experiment.load_config()
+    if len(options.train_dataset_options.crop_size) != 2:
+        raise InputError(f"{FLAGS.config_file}: tpu_check needs train_dataset_options.crop_size. Received: none.")
+    wanted = _batch_size(options, topology)
+    process.check_installed()
+    batch_size = wanted or _search(options, topology)
+    program = builders.build_step_program(options, batch_size)
+    result = process.compile_program(program, topology, not FLAGS.plan_only, FLAGS.timeout)
+    trainer_options, solver = options.trainer_options, options.trainer_options.solver_options
+    setting = report.Setting(
+        options.experiment_name or FLAGS.config_file,
+        tuple(options.train_dataset_options.crop_size),
+        trainer_options.precision,
+        trainer_options.recompute,
+        solver.gradient_accumulation_steps,
+        options.model_options.backbone.attention_logits_at_once > 0,
+    )
+    print(report.as_text(setting, program, topology, result))
+    if FLAGS.json:
+        files.write_atomically(FLAGS.json, json.dumps(report.as_json(setting, program, topology, result), indent=2))
+
+
+def _batch_size(options: config_pb2.ExperimentOptions, topology: topologies.Topology) -> int | None:
+    """Images of a core; None to search."""
+    parts = options.trainer_options.solver_options.gradient_accumulation_steps
+    if FLAGS.batch_size == "auto":
+        return None
+    if FLAGS.batch_size:
+        if not FLAGS.batch_size.isdecimal() or int(FLAGS.batch_size) < 1 or int(FLAGS.batch_size) % parts:
+            raise InputError(
+                "--batch_size must be auto or a multiple of solver_options.gradient_accumulation_steps "
+                f"({parts}). Received: {FLAGS.batch_size}."
+            )
+        return int(FLAGS.batch_size)
+    total = options.train_dataset_options.batch_size
+    if total % (topology.num_cores * parts):
+        raise InputError(
+            f"{FLAGS.config_file}: train_dataset_options.batch_size must be a multiple of the {topology.num_cores} "
+            f"cores of {topology.name} times the {parts} gradient_accumulation_steps. Received: {total}. "
+            "Change one of them, or say --batch_size for one core."
+        )
+    return total // topology.num_cores
+
+
+def _search(options: config_pb2.ExperimentOptions, topology: topologies.Topology) -> int:
+    """The largest batch of a core that fits; the smallest if none does."""
+    unit = options.trainer_options.solver_options.gradient_accumulation_steps
+
+    def try_batch(batch_size: int) -> search.Trial:
+        program = builders.build_step_program(options, batch_size)
+        result = process.compile_program(program, topology, makes_code=False, timeout=FLAGS.timeout)
+        if result.error:
+            raise InputError(f"The training step does not compile for {topology.name}: {result.error}")
+        needed = result.needed + report.between_cores(program, topology)
+        fits = report.fits(program, topology, result)
+        print(
+            f"batch {batch_size}: {needed / 2**30:.2f} GiB, {'fits' if fits else 'does not fit'} "
+            f"({result.seconds:.0f} s)",
+            flush=True,
+        )
+        return search.Trial(needed, fits)
+
+    return search.largest_batch(try_batch, report.available(topology), unit) or unit

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is printed."""
+
+import json
+
+import pytest
+
+from deeplab_axial.tpu_check import plan, process, report, step, topologies
+
+V5E = topologies.parse("v5e:2x2")
+GIB = 2**30
+SETTING = report.Setting("cityscapes_l", (1025, 2049), "float32", False, 1, False)
+
+
+def _program(batch_size=2, gradients=GIB // 4):
+    return step.Program(b"", batch_size, gradients, 1000)
+
+
+def _result(total=10 * GIB, code=GIB // 2, fits=True, error="", loops=0):
+    buffers = (plan.Buffer(545 * 2**20, "f32[16,69768,80]{2,1,0:T(8,128)}", "model/stage2_block1/attention/MatMul"),)
+    planned = None if error else plan.Plan(total, GIB, buffers)
+    return process.Result(planned, fits and not error, code, 4e12, 2e9, loops, error, 61.0)
+
+
+def test_a_step_that_fits():
+    text = report.as_text(SETTING, _program(), V5E, _result())
+    assert "v5e:2x2 (v5litepod-4, 4 cores)" in text
+    assert "2 a core, 8 a step; crop 1025 x 2049; float32, without recompute" in text
+    assert "compiles: yes" in text
+    assert "10.75 of 15.75 GiB a core: fits" in text
+    assert "4,000.0 G a step, 2,000.0 G an image" in text
+    assert "545.0 MiB  f32[16,69768,80]  model/stage2_block1/attention/MatMul" in text
+    assert "to make it fit" not in text
+    assert "at least" not in text
+
+
+def test_loops_are_said_to_count_once():
+    text = report.as_text(SETTING, _program(), V5E, _result(loops=24))
+    assert "at least 4,000.0 G a step" in text
+    assert "24 loops" in text
+
+
+def test_a_step_that_does_not_fit_says_what_to_try():
+    text = report.as_text(SETTING, _program(), V5E, _result(60 * GIB, None, fits=False))
+    assert "60.25 of 15.75 GiB a core: DOES NOT FIT" in text
+    for advice in (
+        "recompute=true",
+        "precision=mixed_bfloat16",
+        "logits_at_once",
+        "gradient_accumulation_steps=2",
+        "another chip",
+    ):
+        assert advice in text
+
+
+def test_what_is_done_already_is_not_advised():
+    setting = report.Setting("l", (1025, 2049), "mixed_bfloat16", True, 2, True)
+    advice = report.as_text(setting, _program(), V5E, _result(60 * GIB, fits=False)).partition("to make it fit")[2]
+    assert "another chip" in advice
+    for done in ("recompute", "bfloat16", "logits_at_once", "accumulation"):
+        assert done not in advice
+
+
+def test_sums_over_cores_count_where_there_are_several():
+    tight = _result(int(15.1 * GIB))
+    assert not report.fits(_program(), V5E, tight)
+    assert report.fits(_program(), topologies.parse("v5e:1x1"), tight)
+
+
+def test_an_operation_that_does_not_compile_is_named():
+    error = 'UNIMPLEMENTED: no such thing: op_name="model/stage3_block2/sort"'
+    text = report.as_text(SETTING, _program(), V5E, _result(error=error, code=None))
+    assert "does not compile at model/stage3_block2/sort:" in text
+    assert error in text
+
+
+@pytest.mark.parametrize("result", [_result(), _result(code=None), _result(error="no", code=None)])
+def test_json_holds_the_same(result):
+    values = json.loads(json.dumps(report.as_json(SETTING, _program(), V5E, result)))
+    assert values["compiles"] == (result.error == "")
+    assert values["fits"] == report.fits(_program(), V5E, result)
+    if result.plan:
+        parts = [values[name] or 0 for name in ("arguments", "temporaries", "code", "between_cores")]
+        assert sum(parts) == values["hbm_needed"]
+        assert values["largest_buffers"][0]["bytes"] == 545 * 2**20

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search for the largest batch, with a compiler whose memory is known."""
+
+import pytest
+
+from deeplab_axial.tpu_check import search
+
+AVAILABLE = 16_000
+
+
+def _search(needed, unit=1, most=4096):
+    """The answer, and what was tried."""
+    tried = []
+
+    def try_batch(size):
+        tried.append(size)
+        return search.Trial(needed(size), needed(size) <= AVAILABLE)
+
+    return search.largest_batch(try_batch, AVAILABLE, unit, most), tried
+
+
+def _largest(needed, unit=1, most=4096):
+    return max((size for size in range(0, most + 1, unit) if size == 0 or needed(size) <= AVAILABLE), default=0)
+
+
+@pytest.mark.parametrize("constant", [0, 900, 15_000])
+@pytest.mark.parametrize("slope", [7, 100, 999, 5_000, 14_000])
+def test_finds_the_largest_of_a_line_with_few_compilations(constant, slope):
+    def needed(size):
+        return constant + slope * size
+
+    found, tried = _search(needed)
+    assert found == _largest(needed)
+    assert len(tried) <= 4
+    assert len(set(tried)) == len(tried)
+
+
+@pytest.mark.parametrize(
+    "needed",
+    [
+        lambda size: 900 + 300 * size + 3 * size**2,
+        lambda size: 900 + 300 * size + (700 if size % 8 else 0),
+        lambda size: 900 + int(2000 * size**0.8),
+    ],
+    ids=["curved", "favours multiples of 8", "flattens"],
+)
+def test_the_answer_fits_and_is_near_the_largest_where_memory_is_no_line(needed):
+    found, tried = _search(needed)
+    assert needed(found) <= AVAILABLE
+    assert found >= 0.9 * _largest(needed)
+    assert len(tried) <= 10
+
+
+def test_nothing_fits():
+    assert _search(lambda size: 20_000 * size) == (0, [1])
+
+
+def test_multiples_of_a_unit():
+    found, tried = _search(lambda size: 1000 * size, unit=4)
+    assert found == 16
+    assert all(size % 4 == 0 for size in tried)
+
+
+def test_ends_at_the_most():
+    assert _search(lambda size: 10, most=64)[0] == 64
+
+
+def test_a_plan_that_fits_less_than_the_line_says():
+    # The compiler's own sense of what fits decides, not the number.
+    def try_batch(size):
+        return search.Trial(1000 * size, size <= 9)
+
+    assert search.largest_batch(try_batch, AVAILABLE) == 9
