@@ -49,7 +49,7 @@ def copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
     with _replacing(target) as temporary:
         if is_remote(source) or is_remote(target):
             with _remote(source) as gfile:
-                gfile.copy(os.fspath(source), temporary)
+                gfile.copy(os.fspath(source), temporary, overwrite=True)
         else:
             shutil.copyfile(source, temporary)
 

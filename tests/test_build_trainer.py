@@ -109,3 +109,17 @@ def test_what_optimizers_of_the_addons_cannot_do_is_refused(override):
         options.trainer_options.solver_options.ClearField("lookahead")
     with pytest.raises(InputError, match=rf'{name} is for the optimizers of tf_keras only.*"tfa\.RectifiedAdam"'):
         builders.build_optimizer(options)
+
+
+def test_statistics_of_their_own_are_not_evaluated_amid_training():
+    options = config.load(TINY, [f"{SOLVER}.use_sync_batchnorm=false"])
+    builders.check_statistics(options, 1)
+    with pytest.raises(InputError, match=r"use_sync_batchnorm must be true .* Received: false and 2 devices"):
+        builders.check_statistics(options, 2)
+    builders.check_statistics(config.load(TINY, [f"{SOLVER}.use_sync_batchnorm=true"]), 2)
+
+
+def test_adamw_with_the_other_weight_decay_is_told(caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        _trainer(_options("optimizer=adamw", "weight_decay=0.1"))
+    assert 'weight_decay is 0.1, but the optimizer "adamw" takes adamw_weight_decay' in caplog.text

@@ -48,6 +48,7 @@ def test_clusters(text, expected):
             _config({"worker": WORKERS}, index=3),
             "(3 of worker; an index counts from 0). Received: type 'worker', index 3",
         ),
+        (json.dumps({"cluster": {"worker": WORKERS}}), "must say which worker this one is"),
         (_config({"worker": WORKERS}, index=-1), "Received: type 'worker', index -1"),
         (_config({"worker": WORKERS}, "chief"), "Received: type 'chief', index 0"),
         (_config({"worker": WORKERS, "ps": ["d:1"]}), "parameter servers are not supported. Received: ps"),

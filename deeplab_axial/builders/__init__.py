@@ -33,6 +33,7 @@ from deeplab_axial.builders.training import (
     build_loss,
     build_optimizer,
     build_trainer,
+    check_statistics,
     set_precision_and_seed,
 )
 
@@ -57,6 +58,7 @@ __all__ = [
     "build_training_dataset",
     "check_classes",
     "check_same_classes",
+    "check_statistics",
     "load_label_space",
     "open_records",
     "open_source",

@@ -51,9 +51,10 @@ def build_strategy(num_gpus: int = 0, tpu: str = "", trains: bool = True) -> tf.
         raise InputError(
             f"--num_gpus={num_gpus}: TensorFlow sees {len(gpus)} GPUs here. Lower it, or mend the drivers."
         )
-    if cluster:
-        # That strategy takes all GPUs that it sees.
+    if cluster or (gpus and not num_gpus):
+        # That strategy takes all GPUs that it sees, and layers look whether there are any.
         tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
+    if cluster:
         return _multi_worker_strategy(cluster, num_gpus)
     if num_gpus > 1:
         return tf.distribute.MirroredStrategy([f"/gpu:{i}" for i in range(num_gpus)])
@@ -119,6 +120,11 @@ def read_cluster(text: str) -> Cluster | None:
         )
     if len(workers) < 2:
         return None
+    if not {"type", "index"} <= set(task):
+        raise InputError(
+            f"TF_CONFIG must say which worker this one is, like {_EXAMPLE}. Received: task {task}. Give it type and "
+            "index."
+        )
     return Cluster(tuple(workers), index + (len(addresses.get("chief", [])) if kind == "worker" else 0))
 
 

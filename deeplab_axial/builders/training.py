@@ -66,6 +66,12 @@ def build_trainer(
             '"deeplab2". Use optimizer "adamw" with adamw_weight_decay, or flavor "paper", to decay weights.',
             solver.weight_decay,
         )
+    if solver.weight_decay and solver.optimizer == "adamw":
+        logging.warning(
+            'solver_options.weight_decay is %g, but the optimizer "adamw" takes adamw_weight_decay, which is %g.',
+            solver.weight_decay,
+            solver.adamw_weight_decay,
+        )
     with strategy.scope():
         optimizer = build_optimizer(options)
         part_optimizers = {
@@ -90,6 +96,22 @@ def _multipliers(solver: trainer_pb2.SolverOptions) -> dict[str, float]:
     multipliers = {"backbone": solver.backbone_learning_rate_multiplier}
     multipliers |= {entry.part: entry.multiplier for entry in solver.learning_rate_multiplier}
     return {part: multiplier for part, multiplier in multipliers.items() if multiplier != 1}
+
+
+def check_statistics(options: config_pb2.ExperimentOptions, num_replicas: int) -> None:
+    """Refuses to evaluate amid a training whose replicas have moving statistics of their own.
+
+    Checkpoints hold their mean, the network that trains does not.
+
+    Raises:
+      InputError: batch normalisation is not synchronised, and there are several replicas.
+    """
+    if num_replicas > 1 and not options.trainer_options.solver_options.use_sync_batchnorm:
+        raise InputError(
+            "trainer_options.solver_options.use_sync_batchnorm must be true to evaluate amid a training on several "
+            f"devices, for checkpoints hold the mean of their statistics. Received: false and {num_replicas} devices. "
+            "Set it to true, or give --mode=train, and --mode=continuous_eval in another process."
+        )
 
 
 def build_optimizer(options: config_pb2.ExperimentOptions, multiplier: float = 1.0) -> Optimizer:

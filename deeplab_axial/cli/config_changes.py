@@ -57,7 +57,7 @@ def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
         given.
     """
     path = os.path.join(model_dir, CONFIG_FILE)
-    if not (files.exists(os.path.join(model_dir, checkpoint_files.LIST)) and files.exists(path)):
+    if not (checkpoint_files.any_there(model_dir) and files.exists(path)):
         return
     try:
         before = text_format.Parse(files.read(path).decode(), config_pb2.ExperimentOptions())
@@ -68,7 +68,7 @@ def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
         changes = differences(before, options)
         if not changes:
             return
-        problem = f"The config has changed since the run in {model_dir} began:\n  " + "\n  ".join(changes)
+        problem = f"The config has changed since the run in {model_dir} was last started:\n  " + "\n  ".join(changes)
         remedy = f"Undo the change ({path} is the config of the run), name another --model_dir"
     if not FLAGS.allow_config_change:
         raise InputError(f"{problem}\n{remedy}, or go on as it is with --allow_config_change.")

@@ -219,12 +219,17 @@ def make_evaluation(
     return kind(options, model, source, folder, strategy)
 
 
-def restore_for_inference(model: PanopticDeepLab | Classifier, model_dir: str, checkpoint: str | None = None) -> int:
-    """Restores a checkpoint's weights for inference (the folder's newest by default) and returns its step."""
+def restore_for_inference(
+    model: PanopticDeepLab | Classifier, model_dir: str, checkpoint: str | None = None, flag: str = "--checkpoint"
+) -> int:
+    """Restores a checkpoint's weights for inference (the folder's newest by default) and returns its step.
+
+    `flag` is what a given checkpoint comes from, for messages.
+    """
     path = checkpoint or checkpoints.latest(model_dir)
     if path is None:
         raise InputError(f"--model_dir={model_dir} holds no checkpoint. Train first: deeplab-axial train --mode=train.")
-    return averaging.restore_for_inference(path, model, "--checkpoint" if checkpoint else "--model_dir")
+    return averaging.restore_for_inference(path, model, flag if checkpoint else "--model_dir")
 
 
 def read_metrics(model_dir: str, step: int) -> dict | None:

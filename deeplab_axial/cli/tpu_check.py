@@ -42,8 +42,13 @@ def main() -> None:
     wanted = _batch_size(options, topology)
     process.check_installed()
     batch_size = wanted or _search(options, topology)
-    program = builders.build_step_program(options, batch_size)
-    result = process.compile_program(program, topology, not FLAGS.plan_only, FLAGS.timeout)
+    while True:
+        program = builders.build_step_program(options, batch_size)
+        result = process.compile_program(program, topology, not FLAGS.plan_only, FLAGS.timeout)
+        unit = options.trainer_options.solver_options.gradient_accumulation_steps
+        if wanted or report.fits(program, topology, result) or result.error or batch_size == unit:
+            break
+        batch_size -= unit  # the search knew nothing of the machine code
     trainer_options, solver = options.trainer_options, options.trainer_options.solver_options
     setting = report.Setting(
         options.experiment_name or FLAGS.config_file,

@@ -30,7 +30,7 @@ from deeplab_axial.data import diagnosis
 from deeplab_axial.data.source import Source
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
-from deeplab_axial.training import best, checkpoints, continuous, loop, profiler, summary
+from deeplab_axial.training import best, checkpoints, continuous, loop, profiler, summary, trainer
 from deeplab_axial.training.workers import Workers
 
 FLAGS = flags.FLAGS
@@ -87,6 +87,8 @@ def _run(
         builders.check_same_classes(train_source, eval_source)
     _check_batch(options, strategy.num_replicas_in_sync if trains else 1)
     _check_xla(options, strategy.num_replicas_in_sync if trains else 1)
+    if FLAGS.mode == "train_and_eval":
+        builders.check_statistics(options, strategy.num_replicas_in_sync)
     _check_best_metric(options, eval_source)
     folders.check(FLAGS.model_dir, "model_dir")
     if trains:
@@ -164,6 +166,19 @@ def _metrics(options: config_pb2.ExperimentOptions) -> tuple[str, ...]:
     return best.CLASSIFICATION_METRICS if is_classifier else best.SEGMENTATION_METRICS
 
 
+def _build_run(
+    options: config_pb2.ExperimentOptions, strategy: tf.distribute.Strategy, workers: Workers, model, source: Source
+) -> tuple[trainer.Trainer, tf.Variable, checkpoints.Manager]:
+    """What takes the steps, what counts them, and what saves both."""
+    with strategy.scope():
+        step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+    loss = builders.build_loss(options, source.info.label_space)
+    runner = builders.build_trainer(options, strategy, model, loss)
+    objects = {"model": model, **runner.objects}
+    max_to_keep = options.trainer_options.num_checkpoints_to_keep
+    return runner, step, checkpoints.Manager(FLAGS.model_dir, objects, step, max_to_keep, workers)
+
+
 def _train(
     options,
     strategy,
@@ -175,14 +190,7 @@ def _train(
     profile: profiler.StepRange | None,
 ) -> None:
     started = time.perf_counter()
-    trainer_options = options.trainer_options
-    with strategy.scope():
-        step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    loss = builders.build_loss(options, source.info.label_space)
-    runner = builders.build_trainer(options, strategy, model, loss)
-    objects = {"model": model, **runner.objects}
-    manager = checkpoints.Manager(FLAGS.model_dir, objects, step, trainer_options.num_checkpoints_to_keep, workers)
+    runner, step, manager = _build_run(options, strategy, workers, model, source)
     path = _restore(options, manager, model)
     # Not before: what is refused leaves the folder as it was.
     folders.make(FLAGS.model_dir, "model_dir", remote=True)
@@ -193,7 +201,8 @@ def _train(
         profile = None
     if profile is not None:
         profile = profiler.still_to_come(profile, first_step, print)
-    loop_options = dataclasses.replace(builders.build_loop_options(trainer_options, on_tpu), profile=profile)
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    loop_options = dataclasses.replace(builders.build_loop_options(options.trainer_options, on_tpu), profile=profile)
     interval = options.evaluator_options.eval_interval if evaluation else loop_options.total_steps
     evaluations = best.Evaluations(FLAGS.model_dir, FLAGS.best_metric or _metrics(options)[0])
 
@@ -249,7 +258,7 @@ def _evaluate_continuously(options, model, evaluation: experiment.AnyEvaluation)
     finished = continuous.follow(
         best.Evaluations(FLAGS.model_dir, FLAGS.best_metric or _metrics(options)[0]),
         options.trainer_options.solver_options.training_number_of_steps,
-        lambda path: evaluation.run(experiment.restore_for_inference(model, FLAGS.model_dir, path)),
+        lambda path: evaluation.run(experiment.restore_for_inference(model, FLAGS.model_dir, path, "--model_dir")),
         None if timeout < 0 else timeout,
         lambda text: print(text, flush=True),
     )

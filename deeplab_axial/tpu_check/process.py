@@ -68,7 +68,7 @@ def check_installed() -> None:
     if received != _VERSIONS:
         raise InputError(
             f"tpu_check needs {_list(_VERSIONS)}. Received: {_list(received)}. "
-            'Install them: pip install "deeplab-axial[tpu-check]" (with TensorFlow 2.18 or later).'
+            'Install them: pip install ".[tpu-check]" in a checkout (with TensorFlow 2.18 or later).'
         )
 
 
@@ -102,7 +102,7 @@ def compile_program(
             last = (root / "log").read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
             raise InputError(f"The compiler for {topology.name} {ending}. Its last lines:\n  " + "\n  ".join(last))
     error = answers.get("error", "")
-    lacks_memory = bool(_OUT_OF_MEMORY.search(error))
+    lacks_memory = planned is not None and bool(_OUT_OF_MEMORY.search(error))
     return Result(
         planned,
         not error,

@@ -40,9 +40,15 @@ def listed(folder: str) -> list[str] | None:
     except ValueError:  # UnicodeDecodeError among them
         return None
     if state is None:
+        _check_that_storage_answers(os.path.join(folder, LIST))
         return None
     newest = state.model_checkpoint_path
     return [*(path for path in state.all_model_checkpoint_paths if path != newest), newest]
+
+
+def any_there(folder: str) -> bool:
+    """Whether a run would go on from this folder, or end with an error because all that is there is damaged."""
+    return files.exists(os.path.join(folder, LIST)) or bool(_found(folder))
 
 
 def write_list(folder: str, names: Iterable[str]) -> None:

@@ -237,13 +237,20 @@ class Manager:
         Damaged ones are put aside with a warning; see `checkpoint_files.newest_readable`.
 
         Raises:
-          InputError: none of the checkpoints can be read, or the newest that can does not fit.
+          InputError: none of the checkpoints can be read, the newest that can does not fit, or it is not there for
+            all workers.
         """
         if not self.workers.is_chief:
             self.workers.wait()
         path = checkpoint_files.newest_readable(self.folder, mend=self.workers.is_chief)
         if self.workers.is_chief:
             self.workers.wait()
+        if self.workers.any(path is None) and self.workers.any(path is not None):
+            raise InputError(
+                "--model_dir must be a folder that all workers share. Received: "
+                f"{self.folder}, in which {'this one finds no checkpoint' if path is None else 'some find none'}. "
+                "Name a network drive or a bucket."
+            )
         if path is not None:
             restore(path, self.objects, f"--model_dir={self.folder}")
         return path

@@ -41,8 +41,8 @@ class TrainingLog:
         self.path = os.path.join(folder, HISTORY_FILE)
         self.summary_steps = summary_steps
         self._folder = folder
-        kept = [json.dumps(entry) + "\n" for entry in read_history(folder) if entry["step"] <= first_step]
         with files.explained(folder):
+            kept = [json.dumps(entry) + "\n" for entry in read_history(folder) if entry["step"] <= first_step]
             files.write_atomically(self.path, "".join(kept))
             self._events = tf.summary.create_file_writer(os.path.join(folder, "train"))
         self._speeds: list[float] = []

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-# Of a variable's name, which ends in ":0" or not: scales and offsets of normalisations, of attention logits too, and
-# every bias. Kernels and position tables decay.
-NO_DECAY = r"(^|/)(gamma|beta|bias)(:\d+)?$"
+# Of a variable's name, which may end in ":0", of replicas but the first in "replica_1:0": scales and offsets of
+# normalisations, of attention logits too, and every bias. Kernels and position tables decay.
+NO_DECAY = r"(^|/)(gamma|beta|bias)(/replica_\d+)?(:\d+)?$"
 
 
 def decays(variable: tf.Variable) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from deeplab_axial.errors import Interrupted, NonFiniteLoss, WorkerLost
+from deeplab_axial.training import checkpoint_files
 
 # As TensorFlow names a worker.
 _TASK = re.compile(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)")
@@ -92,7 +93,8 @@ class Workers:
             except tf.errors.OpError as error:
                 if not self.tells_loss(error):
                     raise
-                path = tf.train.latest_checkpoint(folder)
+                known = checkpoint_files.listed(folder)
+                path = known[-1] if known else None
                 raise WorkerLost(
                     f"{self._name_lost(str(error))} is gone, and no worker can go on without it. Its own output tells "
                     "why. Restart all workers with the same commands: training resumes from "

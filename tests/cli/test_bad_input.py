@@ -155,7 +155,7 @@ def test_a_config_that_has_changed_since_the_run_began(chain, tmp_path):
     flags = (*chain.flags, "--set=trainer_options.seed=5", "--set=train_dataset_options.batch_size=2")
     message = commands.one_message(commands.run("train", *flags, f"--model_dir={folder}"))
     assert message.splitlines()[:3] == [
-        f"The config has changed since the run in {folder} began:",
+        f"The config has changed since the run in {folder} was last started:",
         "  trainer_options.seed: was 0, now 5",
         "  train_dataset_options.batch_size: was 4, now 2",
     ]

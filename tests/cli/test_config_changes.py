@@ -88,7 +88,7 @@ def test_fields_that_bear_on_what_is_learnt(folder, override, said):
     with pytest.raises(InputError) as error:
         config_changes.check(_load(override), str(folder))
     first, change, remedy = str(error.value).split("\n")
-    assert first == f"The config has changed since the run in {folder} began:"
+    assert first == f"The config has changed since the run in {folder} was last started:"
     name = override.split("=")[0]
     if said is None:
         assert change.endswith("augmentations.photometric_distortion: was not set, now { hue_delta: 9.0 }")
@@ -115,6 +115,13 @@ def test_a_default_that_is_spelt_out_is_no_change(folder):
 def test_without_a_checkpoint_nothing_is_compared(folder):
     (folder / "checkpoint").unlink()
     config_changes.check(_load("trainer_options.seed=1"), str(folder))
+
+
+def test_a_checkpoint_that_is_not_listed_is_gone_on_from(folder):
+    (folder / "checkpoint").unlink()
+    (folder / "ckpt-3.index").touch()
+    with pytest.raises(InputError, match=r"trainer_options\.seed: was 0, now 1"):
+        config_changes.check(_load("trainer_options.seed=1"), str(folder))
 
 
 def test_without_a_config_nothing_is_compared(folder):

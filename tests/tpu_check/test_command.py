@@ -10,7 +10,7 @@ from tests.cli import commands
 GIB = 2**30
 
 
-def _main_with_another_compiler(arguments: list[str]) -> int:
+def _main_with_another_compiler(arguments: list[str], code_gib: float = 0.0) -> int:
     """Runs the command with a compiler that needs 2 GiB and 3 GiB an image; prints "compiled IMAGES MAKES_CODE"."""
     from deeplab_axial import builders
     from deeplab_axial.cli import main
@@ -24,7 +24,8 @@ def _main_with_another_compiler(arguments: list[str]) -> int:
         total = (2 + 3 * program.batch_size) * GIB
         fits = total <= 15.75 * GIB
         planned = plan.Plan(total, GIB, ())
-        return process.Result(planned, fits, 0 if makes_code and fits else None, 1e12, 1e9, 0, "", 1.0)
+        code = int(code_gib * GIB) if makes_code and fits else None
+        return process.Result(planned, fits, code, 1e12, 1e9, 0, "", 1.0)
 
     builders.build_step_program = build
     process.compile_program = compile_program
@@ -32,9 +33,9 @@ def _main_with_another_compiler(arguments: list[str]) -> int:
     return main.main(["deeplab-axial", "tpu_check", *arguments])
 
 
-def _run(*flags):
+def _run(*flags, code_gib=0.0):
     """What the command left, and the compilations: (images, whether code was made)."""
-    result = commands.call(_main_with_another_compiler, [f"--config_file={commands.TINY}", *flags])
+    result = commands.call(_main_with_another_compiler, [f"--config_file={commands.TINY}", *flags], code_gib)
     words = [line.split() for line in result.out.splitlines() if line.startswith("compiled ")]
     return result, [(int(images), makes_code == "True") for _, images, makes_code in words]
 
@@ -54,6 +55,13 @@ def test_auto_finds_the_largest_batch_and_makes_code_for_it_alone():
     assert result.status == 0, result.err
     assert compiled == [(1, False), (2, False), (4, False), (4, True)]
     assert "batch 4: 14.00 GiB, fits" in result.out
+
+
+def test_auto_goes_back_if_there_is_no_room_for_the_code():
+    result, compiled = _run("--topology=v5e:2x2", "--batch_size=auto", code_gib=2.0)
+    assert result.status == 0, result.err
+    assert compiled == [(1, False), (2, False), (4, False), (4, True), (3, True)]
+    assert "13.00 of 15.75 GiB a core: fits" in result.out
 
 
 def test_plan_only():

@@ -76,6 +76,6 @@ def test_missing_packages_are_named(monkeypatch):
     with pytest.raises(InputError) as caught:
         process.check_installed()
     if "libtpu none" in str(caught.value):
-        assert "deeplab-axial[tpu-check]" in str(caught.value)
+        assert '".[tpu-check]"' in str(caught.value)
     else:  # this Python, or this system, is none for which the packages are made
         assert "needs Python 3.11" in str(caught.value)

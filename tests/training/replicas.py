@@ -6,6 +6,7 @@ The last two need a process of their own: its devices cannot be chosen any more 
 
 import contextlib
 import pathlib
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -83,7 +84,9 @@ def train(strategy: tf.distribute.Strategy, num_steps: int, optimizer: str, reco
         with inside:
             for number, weight in enumerate(trainer.model.weights):
                 values = [value.numpy() for value in strategy.experimental_local_results(weight)]
-                result[f"{root}/{number:03d} {weight.name}"] = np.stack(values)
+                # Without the numbers in its name, which tell what else this process has made.
+                name = re.sub(r"_\d+(?=/)", "", weight.name)
+                result[f"{root}/{number:03d} {name}"] = np.stack(values)
     return result
 
 

@@ -66,7 +66,8 @@ def _kill(folder: pathlib.Path, steps: int, rng: random.Random, aim: str) -> str
     before = _newest(folder)
     process = _start(folder, steps)
     if aim == "start":
-        time.sleep(rng.uniform(0, 4))
+        # Amid the start, of whatever length it is here, or at its first step.
+        _wait_until(process, lambda: _newest(folder) > before, rng.uniform(0, 4))
     else:
         wanted = before + rng.randint(1, 4)
         _wait_until(process, lambda: _newest(folder) >= wanted, 60)

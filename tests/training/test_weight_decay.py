@@ -2,6 +2,7 @@
 """Weight decay: which weights, and as a term of the loss."""
 
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -43,6 +44,12 @@ def test_every_scale_offset_and_bias_of_a_network_is_excluded_and_nothing_else(m
     logit_norms = [layer for layer in model.submodules if isinstance(layer, LogitNormalization)]
     assert logit_norms
     assert not any(weight_decay.decays(v) for layer in logit_norms for v in layer.trainable_variables)
+
+
+@pytest.mark.parametrize("name", ["bn/gamma", "beta:0", "a/bias/replica_1:0", "bn/gamma/replica_12"])
+def test_names_on_any_replica(name):
+    assert re.search(weight_decay.NO_DECAY, name)
+    assert not re.search(weight_decay.NO_DECAY, f"{name.split(':')[0]}/kernel/replica_1:0")
 
 
 @pytest.mark.parametrize(
