@@ -46,4 +46,4 @@ def test_lookahead_around_an_addons_optimizer_is_refused(tmp_path, tiny, scene_r
         f"--set=train_dataset_options.file_pattern={scene_records.train}",
         "--set=trainer_options.solver_options.optimizer=tfa.RectifiedAdam",
     )
-    assert "lookahead wraps the optimizers of tf_keras only" in commands.one_message(result)
+    assert "lookahead is for the optimizers of tf_keras only" in commands.one_message(result)
