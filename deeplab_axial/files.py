@@ -132,7 +132,7 @@ def explained(folder: str | os.PathLike) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # TensorFlow's kinds are known only if it was imported; the others go on
         tensorflow = sys.modules.get("tensorflow")
         if not isinstance(error, OSError) and not (tensorflow and isinstance(error, tensorflow.errors.OpError)):
             raise

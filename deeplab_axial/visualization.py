@@ -175,11 +175,8 @@ def triptych(
 
 def shrink(picture: np.ndarray, max_width: int) -> np.ndarray:
     """A uint8 picture [H, W, 3], made smaller to at most `max_width` pixels a row if it has more."""
-    _check_image(picture)
     height, width, _ = picture.shape
-    if width <= max_width:
-        return picture
-    size = (max_width, max(1, round(height * max_width / width)))
+    size = (min(width, max_width), max(1, round(height * min(1.0, max_width / width))))
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 

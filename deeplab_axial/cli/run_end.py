@@ -17,8 +17,7 @@ def tell(folder: str, told: summary.Summary, was_evaluated: bool, is_classifier:
       was_evaluated: whether its last checkpoint was.
       is_classifier: whether the model is one; they are not exported.
     """
-    with files.explained(folder):
-        summary.write(folder, told)
+    summary.write(folder, told)
     lines = [summary.format_summary(told)]
     lines += [f"Next: {command}" for command in next_commands(folder, told.best_folder, was_evaluated, is_classifier)]
     print("\n".join(lines), flush=True)
