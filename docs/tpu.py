@@ -13,7 +13,7 @@ import csv
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -28,6 +28,8 @@ _FIRST = [
     *(f"imagenet/axial_resnet_{size}" for size in ("s", "m", "l", "xl")),
 ]
 _FOLDERS = ["cityscapes", "coco", "mapillary", "imagenet"]
+# Beside those whose first line says that they are DeepLab2's.
+_NOT_OF_THE_PAPER = ("imagenet/axial_deeplab_", "coco/sample_")
 # What is added to a config: the second is for chips on which not one image fits as the config says.
 SETTINGS = {
     "as it is": [],
@@ -37,6 +39,8 @@ SETTINGS = {
         "model_options.backbone.attention_logits_at_once=33554432",
     ],
 }
+# Where a batch of another chip needs this many times what a chip has, it is not compiled for it.
+_FAR_TOO_MUCH = 1.3
 _INTRODUCTION = """\
 # Training steps on Cloud TPU
 
@@ -51,11 +55,12 @@ where not one image fits that way, with
     --set=model_options.backbone.attention_logits_at_once=33554432
 
 "At least" stands where a search was not finished, "0 (1: GiB)" where one image does not fit, with what it would need.
-An empty cell was not measured. Configs that train the same step share a row.
+Batches of ImageNet are multiples of 8. An empty cell was not measured. Configs that train the same step share a row.
 """
-_MISSING = """
-{missing} of {total} cells are missing. `python docs/tpu.py` goes on where it stopped; it needs the extra `[tpu-check]`.
-"""
+_MISSING = (
+    "\n{missing} of {total} cells are missing. `python docs/tpu.py` goes on where it stopped; "
+    "it needs the extra `[tpu-check]`."
+)
 
 
 def main() -> None:
@@ -124,9 +129,14 @@ def measure(name: str, chips: list[str], add: Callable[[dict[str, str]], None]) 
             "largest": next((buffer.operation for buffer in result.plan.buffers if buffer.operation), ""),
         }
 
+    unit = unit_of(name)
     for chip in chips:
         topology = topologies.parse(chip)
+        available = report.available(topology)
         for setting in SETTINGS:
+            known = needed_elsewhere(read_trials(), name, topology.name, setting)
+            if setting == "as it is" and known.get(unit, 0) > _FAR_TOO_MUCH * available:
+                continue
 
             def try_batch(batch_size, topology=topology, setting=setting):
                 row = find(read_trials(), name, topology.name, setting).get(batch_size)
@@ -135,7 +145,7 @@ def measure(name: str, chips: list[str], add: Callable[[dict[str, str]], None]) 
                     add(row)
                 return search.Trial(int(row["hbm"]), row["fits"] == "True")
 
-            if search.largest_batch(try_batch, report.available(topology)):
+            if search.largest_batch(try_batch, available, unit, known=known):
                 break
 
 
@@ -154,6 +164,22 @@ def find(trials: list[dict[str, str]], name: str, topology: str, setting: str) -
     return {int(row["batch_size"]): row for row in trials if tuple(row[field] for field in key) == wanted}
 
 
+def unit_of(name: str) -> int:
+    """Images by which batches are tried: a core's batch of small images is a multiple of 8."""
+    return 8 if name.startswith("imagenet/") else 1
+
+
+def needed_elsewhere(trials: list[dict[str, str]], name: str, topology: str, setting: str) -> dict[int, int]:
+    """Bytes by batch on the chip, other than this one, on which most batches were tried."""
+    others = {row["topology"]: None for row in trials if row["config"] == name and row["topology"] != topology}
+    needed = [_bytes(find(trials, name, other, setting)) for other in others]
+    return max(needed, key=len, default={})
+
+
+def _bytes(rows: Mapping[int, Mapping[str, str]]) -> dict[int, int]:
+    return {size: int(row["hbm"]) for size, row in rows.items()}
+
+
 def page(groups: Mapping[str, list[str]], trials: list[dict[str, str]]) -> str:
     """The page.
 
@@ -161,6 +187,21 @@ def page(groups: Mapping[str, list[str]], trials: list[dict[str, str]]) -> str:
       groups: of `training_steps`.
       trials: of `read_trials`.
     """
+    parts = [_INTRODUCTION]
+    paper = {name for name, members in groups.items() if any(map(is_of_the_paper, members))}
+    parts += _table(paper, groups, trials)
+    parts += ["\n## Further configs\n", *_table(groups.keys() - paper, groups, trials)]
+    return "\n".join([*parts, ""])
+
+
+def is_of_the_paper(path: str) -> bool:
+    """Whether a config below configs/ is a row of the paper's tables, or the pretraining of one."""
+    first_line, _, _ = (CONFIGS / path).read_text(encoding="utf-8").partition("\n")
+    return not ("as DeepLab2 has it" in first_line or path.startswith(_NOT_OF_THE_PAPER))
+
+
+def _table(names: Iterable[str], groups: Mapping[str, list[str]], trials: list[dict[str, str]]) -> list[str]:
+    """Lines of a table, and of what it lacks."""
     from deeplab_axial.tpu_check import report, topologies
 
     chips = topologies.CHIPS.values()
@@ -168,7 +209,7 @@ def page(groups: Mapping[str, list[str]], trials: list[dict[str, str]]) -> str:
     lines = [f"| training step | {' | '.join(head)} | TFLOPs an image, at least |", "|---|" + "--:|" * (len(head) + 1)]
     missing = 0
     # Loops over parts of attention, which large batches have, count one pass only: the largest figure is the nearest.
-    for name in sorted(groups, key=_order):
+    for name in sorted(names, key=_order):
         cells = []
         for chip in chips:
             topology = topologies.parse(chip.name)
@@ -179,32 +220,29 @@ def page(groups: Mapping[str, list[str]], trials: list[dict[str, str]]) -> str:
         others = f" (+ {len(groups[name]) - 1})" if len(groups[name]) > 1 else ""
         link = f"[{name.removesuffix('.textproto')}](../configs/{name}){others}"
         lines.append(f"| {link} | {' | '.join(cells)} | {f'{max(flops) / 1e12:.2f}' if flops else ''} |")
-    ending = _MISSING.format(missing=missing, total=len(groups) * len(head)) if missing else ""
-    return "\n".join([_INTRODUCTION, *lines, ending])
+    if missing:
+        lines.append(_MISSING.format(missing=missing, total=(len(lines) - 2) * len(head)))
+    return lines
 
 
 def _cell(trials: list[dict[str, str]], name: str, topology: str, available: int) -> str:
     """What is known of a config on a chip; empty if nothing."""
+    from deeplab_axial.tpu_check import search
+
+    unit = unit_of(name)
     cell = ""
     for star, setting in zip(("", "*"), SETTINGS):
         rows = find(trials, name, topology, setting)
         fitting = [size for size, row in rows.items() if row["fits"] == "True"]
         if fitting:
             best = max(fitting)
-            known = "" if best + 1 in rows or _hopeless(rows, best, available) else "at least "
+            elsewhere = needed_elsewhere(trials, name, topology, setting)
+            is_largest = best + unit in rows or search.is_out_of_reach(best + unit, _bytes(rows), available, elsewhere)
+            known = "" if is_largest else "at least "
             return f"{known}{best}{star}: {int(rows[best]['hbm']) / 2**30:.1f}"
         if rows:
-            cell = f"0{star} (1: {int(rows[min(rows)]['hbm']) / 2**30:.1f})"
+            cell = f"0{star} ({min(rows)}: {int(rows[min(rows)]['hbm']) / 2**30:.1f})"
     return cell
-
-
-def _hopeless(rows: Mapping[int, Mapping[str, str]], best: int, available: int) -> bool:
-    """Whether one more image is out of reach by the line through the two largest batches."""
-    sizes = sorted(rows)[-2:]
-    if len(sizes) < 2:
-        return False
-    a, b = (int(rows[size]["hbm"]) for size in sizes)
-    return b + (b - a) / (sizes[1] - sizes[0]) * (best + 1 - sizes[1]) > available
 
 
 def _add(row: dict[str, str], groups: Mapping[str, list[str]]) -> None:
@@ -221,7 +259,13 @@ def _add(row: dict[str, str], groups: Mapping[str, list[str]]) -> None:
 
 def _order(name: str) -> tuple:
     stem = name.removesuffix(".textproto")
-    return (stem not in _FIRST, _FIRST.index(stem) if stem in _FIRST else 0, _FOLDERS.index(name.split("/")[0]), name)
+    return (
+        not is_of_the_paper(name),
+        stem not in _FIRST,
+        _FIRST.index(stem) if stem in _FIRST else 0,
+        _FOLDERS.index(name.split("/")[0]),
+        name,
+    )
 
 
 if __name__ == "__main__":

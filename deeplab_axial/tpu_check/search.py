@@ -2,7 +2,7 @@
 """The largest batch that fits a core, with few compilations."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 # One more image is not tried where it would need this much more than there is, by the line through two batches.
 _HOPELESS = 1.03
@@ -21,7 +21,13 @@ class Trial:
     fits: bool
 
 
-def largest_batch(try_batch: Callable[[int], Trial], available: int, unit: int = 1, most: int = 4096) -> int:
+def largest_batch(
+    try_batch: Callable[[int], Trial],
+    available: int,
+    unit: int = 1,
+    most: int = 4096,
+    known: Mapping[int, int] | None = None,
+) -> int:
     """Finds the largest batch that fits.
 
     Memory nearly is a constant plus so much an image. So two batches tell what to try next, and the answer is one that
@@ -32,33 +38,62 @@ def largest_batch(try_batch: Callable[[int], Trial], available: int, unit: int =
       available: bytes.
       unit: batches must be multiples of it.
       most: images at most.
+      known: bytes by batch of a similar program, as the same one on another chip: they tell what to try first.
 
     Returns:
       The batch; 0 if `unit` images do not fit.
     """
     needed: dict[int, int] = {}
-    fits, fails = 0, most // unit + 1  # in units
-    guess = 1
-    while fits + 1 < fails:
-        trial = try_batch(guess * unit)
+    fits, fails = 0, most // unit * unit + unit
+    while fits + unit < fails:
+        line = _line(needed, known or {})
+        if line is None:
+            guess = unit * (len(needed) + 1)
+        else:
+            slope, base = line
+            reached = int((available - base) / slope) // unit * unit if slope > 0 else most
+            guess = max(reached, fits + unit)
+        guess = min(guess, fails - unit)
+        trial = try_batch(guess)
         needed[guess] = trial.needed
         if trial.fits:
             fits = guess
         else:
             fails = guess
-        if len(needed) == 1:
-            guess = 2
-            continue
-        slope, base = _line(needed)
-        if fits + 1 < fails and base + slope * (fits + 1) > _HOPELESS * available:
+        if fits and is_out_of_reach(fits + unit, needed, available, known):
             break
-        reached = int((available - base) / slope) if slope > 0 else fails - 1
-        guess = min(max(reached, fits + 1), fails - 1)
-    return fits * unit
+    return fits
 
 
-def _line(needed: dict[int, int]) -> tuple[float, float]:
-    """Slope and constant through the two largest batches that were tried."""
+def is_out_of_reach(
+    batch_size: int, needed: Mapping[int, int], available: int, known: Mapping[int, int] | None = None
+) -> bool:
+    """Whether a batch needs so much more than there is, by the line through others, that it need not be tried.
+
+    Args:
+      batch_size: images.
+      needed: bytes by batch of those that were tried.
+      available: bytes.
+      known: see `largest_batch`.
+    """
+    line = _line(needed, known or {})
+    return line is not None and line[1] + line[0] * batch_size > _HOPELESS * available
+
+
+def _line(needed: Mapping[int, int], known: Mapping[int, int]) -> tuple[float, float] | None:
+    """Slope and constant: through two batches, or as another program's, to scale where one batch was tried."""
+    if len(needed) > 1:
+        return _through_the_largest(needed)
+    if len(known) < 2:
+        return None
+    slope, base = _through_the_largest(known)
+    scale = 1.0
+    for batch_size, at_batch in needed.items():
+        scale = at_batch / (base + slope * batch_size)
+    return slope * scale, base * scale
+
+
+def _through_the_largest(needed: Mapping[int, int]) -> tuple[float, float]:
     (a, at_a), (b, at_b) = sorted(needed.items())[-2:]
     slope = (at_b - at_a) / (b - a)
     return slope, at_a - slope * a

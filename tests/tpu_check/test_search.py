@@ -8,7 +8,7 @@ from deeplab_axial.tpu_check import search
 AVAILABLE = 16_000
 
 
-def _search(needed, unit=1, most=4096):
+def _search(needed, unit=1, most=4096, known=None):
     """The answer, and what was tried."""
     tried = []
 
@@ -16,7 +16,7 @@ def _search(needed, unit=1, most=4096):
         tried.append(size)
         return search.Trial(needed(size), needed(size) <= AVAILABLE)
 
-    return search.largest_batch(try_batch, AVAILABLE, unit, most), tried
+    return search.largest_batch(try_batch, AVAILABLE, unit, most, known), tried
 
 
 def _largest(needed, unit=1, most=4096):
@@ -59,6 +59,35 @@ def test_multiples_of_a_unit():
     found, tried = _search(lambda size: 1000 * size, unit=4)
     assert found == 16
     assert all(size % 4 == 0 for size in tried)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.3])
+def test_another_chip_tells_what_to_try_first(factor):
+    def needed(size):
+        return factor * (900 + 300 * size)
+
+    known = {size: 900 + 300 * size for size in (1, 2, 90)}
+    found, tried = _search(needed, known=known)
+    assert found == _largest(needed)
+    assert tried[0] == 50
+    assert len(tried) <= 3
+
+
+def test_one_compilation_is_enough_where_another_chip_says_that_the_next_is_out_of_reach():
+    assert _search(lambda size: 9_000 * size, known={1: 10_000, 2: 20_000}) == (1, [1])
+
+
+def test_a_misleading_line_costs_compilations_but_not_the_answer():
+    def needed(size):
+        return 1000 * size
+
+    assert _search(needed, known={1: 15_000, 2: 30_000})[0] == 16
+    assert _search(needed, known={1: 10, 2: 20})[0] == 16
+
+
+@pytest.mark.parametrize(("known", "expected"), [(None, False), ({1: 4_000, 2: 8_000}, False), ({1: 1, 2: 3}, True)])
+def test_out_of_reach(known, expected):
+    assert search.is_out_of_reach(2, {1: 8_000}, AVAILABLE, known) is expected
 
 
 def test_ends_at_the_most():
