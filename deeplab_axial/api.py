@@ -16,7 +16,6 @@ from deeplab_axial.protos import config_pb2
 from deeplab_axial.training import averaging, checkpoints
 
 _SAVED_MODEL = "saved_model.pb"
-_CONFIG = "config.textproto"
 _IMAGES = "images"
 
 
@@ -38,14 +37,14 @@ def load(path: str | os.PathLike) -> PanopticModel:
     versions = [name for name in versions if os.path.exists(os.path.join(path, name, _SAVED_MODEL))]
     if versions:
         return _load_export(os.path.join(path, max(versions, key=int)))
-    if os.path.exists(os.path.join(path, _CONFIG)):
+    if os.path.exists(os.path.join(path, config.FILE_NAME)):
         prefix = checkpoints.latest(path)
         if prefix is None:
             raise InputError(f"{path!r} holds no checkpoint. Train first: deeplab-axial train --mode=train.")
         return _load_checkpoint(prefix)
     raise InputError(
-        f"{path!r} is no export of deeplab-axial (it has no {_SAVED_MODEL}) and no model folder (no {_CONFIG}). "
-        "Make one with `deeplab-axial export`."
+        f"{path!r} is no export of deeplab-axial (it has no {_SAVED_MODEL}) and no model folder (no "
+        f"{config.FILE_NAME}). Make one with `deeplab-axial export`."
     )
 
 
@@ -92,12 +91,12 @@ def _read_config(prefix: str) -> config_pb2.ExperimentOptions:
     """The config beside a checkpoint, or in the folder above its own."""
     folder = os.path.dirname(os.path.abspath(prefix))
     for candidate in (folder, os.path.dirname(folder)):
-        path = os.path.join(candidate, _CONFIG)
+        path = os.path.join(candidate, config.FILE_NAME)
         if os.path.exists(path):
             return config.load(path, backbone_names=presets.NAMES, refused_backbones=presets.REFUSED)
     raise InputError(
-        f"{prefix!r} has no {_CONFIG} in its folder, which training writes there, so nothing tells the network. Bring "
-        "the file, or export the checkpoint: deeplab-axial export --config_file=CONFIG."
+        f"{prefix!r} has no {config.FILE_NAME} in its folder, which training writes there, so nothing tells the "
+        "network. Bring the file, or export the checkpoint: deeplab-axial export --config_file=CONFIG."
     )
 
 

@@ -23,6 +23,8 @@ from deeplab_axial.protos import config_pb2, label_space_pb2
 
 __all__ = ["MODES", "is_repeated", "load", "load_label_space", "save", "to_text", "validate"]
 
+# The config of a run, in the folder of its model.
+FILE_NAME = "config.textproto"
 _TOKEN = re.compile(
     r"""(?P<skip>\s+|\#[^\n]*)
     |(?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')

@@ -7,6 +7,7 @@ Whatever the store, problems are OSErrors, FileNotFoundError among them. TensorF
 
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import re
@@ -73,6 +74,14 @@ def read(path: str | os.PathLike) -> bytes:
         with _remote(path) as gfile, gfile.GFile(os.fspath(path), "rb") as file:
             return file.read()
     return pathlib.Path(path).read_bytes()
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file; None without one."""
+    try:
+        return json.loads(read(path))
+    except FileNotFoundError:
+        return None
 
 
 def exists(path: str | os.PathLike) -> bool:

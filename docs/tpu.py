@@ -170,10 +170,10 @@ def unit_of(name: str) -> int:
 
 
 def needed_elsewhere(trials: list[dict[str, str]], name: str, topology: str, setting: str) -> dict[int, int]:
-    """Bytes by batch on the chip, other than this one, on which most batches were tried."""
+    """Bytes by batch on the chip, other than this one, on which the largest batches were tried."""
     others = {row["topology"]: None for row in trials if row["config"] == name and row["topology"] != topology}
     needed = [_bytes(find(trials, name, other, setting)) for other in others]
-    return max(needed, key=len, default={})
+    return max(needed, key=lambda rows: (len(rows) > 1, max(rows, default=0)), default={})
 
 
 def _bytes(rows: Mapping[int, Mapping[str, str]]) -> dict[int, int]:

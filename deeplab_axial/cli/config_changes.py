@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a run may go on with the present config: what differs from the one that it began with."""
 
+import hashlib
 import os
 from typing import Any
 
@@ -12,7 +13,6 @@ from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
 from deeplab_axial.training import checkpoint_files
 
-CONFIG_FILE = "config.textproto"
 # What may differ when a run goes on: it does not change what is learnt, only names, evaluation, when things are
 # written, memory and speed. The initial checkpoint has been read already. All of a section, where one is named.
 HARMLESS = (
@@ -50,13 +50,13 @@ def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
 
     Args:
       options: the present config.
-      model_dir: with CONFIG_FILE of the run, if it has one.
+      model_dir: with config.FILE_NAME of the run, if it has one.
 
     Raises:
-      InputError: fields other than HARMLESS ones differ, or CONFIG_FILE is damaged, and --allow_config_change is not
-        given.
+      InputError: fields other than HARMLESS ones differ, or config.FILE_NAME is damaged, and --allow_config_change
+        is not given.
     """
-    path = os.path.join(model_dir, CONFIG_FILE)
+    path = os.path.join(model_dir, config.FILE_NAME)
     if not (checkpoint_files.any_there(model_dir) and files.exists(path)):
         return
     try:
@@ -73,6 +73,16 @@ def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
     if not FLAGS.allow_config_change:
         raise InputError(f"{problem}\n{remedy}, or go on as it is with --allow_config_change.")
     logging.warning("%s\nGoing on as --allow_config_change says.", problem)
+
+
+def fingerprint(options: config_pb2.ExperimentOptions) -> int:
+    """48 bits that stand for what workers that train together must share: all but the places of their data."""
+    shared = config_pb2.ExperimentOptions()
+    shared.CopyFrom(options)
+    shared.train_dataset_options.ClearField("file_pattern")
+    shared.train_dataset_options.ClearField("data_service_address")
+    shared.ClearField("eval_dataset_options")
+    return int(hashlib.sha256(shared.SerializeToString(deterministic=True)).hexdigest()[:12], 16)
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -234,8 +234,5 @@ def restore_for_inference(
 
 def read_metrics(model_dir: str, step: int) -> dict | None:
     """The metrics of the last evaluation, if it was of this step."""
-    path = os.path.join(model_dir, log.METRICS_FILE)
-    if not files.exists(path):
-        return None
-    metrics = json.loads(files.read(path))
-    return metrics if metrics["step"] == step else None
+    metrics = files.read_json(os.path.join(model_dir, log.METRICS_FILE))
+    return metrics if metrics and metrics["step"] == step else None

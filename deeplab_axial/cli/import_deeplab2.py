@@ -70,7 +70,7 @@ def _write(options, model: tf_keras.Model, report: Report, output_dir: str) -> s
         step = tf.Variable(report.step or 0, dtype=tf.int64)
         objects = {"model": checkpoints.parts_of(model, report.restored)}
         written = checkpoints.Manager(partial, objects, step, max_to_keep=1).save()
-        config.save(options, os.path.join(partial, "config.textproto"))
+        config.save(options, os.path.join(partial, config.FILE_NAME))
         os.replace(partial, output_dir)  # over an empty folder, too
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -8,7 +8,6 @@ It tells the last evaluation of each run: metrics by class and by image, the wor
 recall by size of instance, heatmaps and offsets, training. The page needs no other file and no network.
 """
 
-import json
 import os
 
 from absl import flags
@@ -45,7 +44,7 @@ def main() -> None:
 
 def _read(model_dir: str) -> page.Run:
     metrics = os.path.join(model_dir, log.METRICS_FILE)
-    if files.exists(metrics) and "accuracy" in json.loads(files.read(metrics)):
+    if "accuracy" in (files.read_json(metrics) or {}):
         raise InputError(
             f"A report is about segmentation. Received: {model_dir}, the run of a classifier. Its accuracy stands in "
             f"{metrics}."

@@ -4,7 +4,7 @@
 import os
 import shlex
 
-from deeplab_axial import files
+from deeplab_axial import config, files
 from deeplab_axial.training import summary
 
 
@@ -25,7 +25,7 @@ def tell(folder: str, told: summary.Summary, was_evaluated: bool, is_classifier:
 
 def next_commands(folder: str, best_folder: str | None, was_evaluated: bool, is_classifier: bool) -> list[str]:
     """The commands that follow a training; they take the config that it left in its folder."""
-    config_flag = f"--config_file={shlex.quote(os.path.join(folder, 'config.textproto'))}"
+    config_flag = f"--config_file={shlex.quote(os.path.join(folder, config.FILE_NAME))}"
     commands = []
     if not was_evaluated:
         commands.append(f"deeplab-axial train --mode=eval {config_flag} --model_dir={shlex.quote(folder)}")

@@ -93,6 +93,7 @@ def _run(
     folders.check(FLAGS.model_dir, "model_dir")
     if trains:
         config_changes.check(options, FLAGS.model_dir)
+        _check_same_config(options, workers)
     builders.set_precision_and_seed(options.trainer_options)
     with strategy.scope():
         model = builders.build_model(options, strategy.num_replicas_in_sync)
@@ -127,6 +128,14 @@ def _check_xla(options: config_pb2.ExperimentOptions, num_replicas: int) -> None
         )
 
 
+def _check_same_config(options: config_pb2.ExperimentOptions, workers: Workers) -> None:
+    if not workers.agree(config_changes.fingerprint(options)):
+        raise InputError(
+            "The workers must all have the same config; only the places of their data may differ. Received: configs "
+            f"that differ, {FLAGS.config_file} on this one. Copy one to all machines, and give all the same --set."
+        )
+
+
 def _parse_profile(options: config_pb2.ExperimentOptions, trains: bool) -> profiler.StepRange | None:
     if not FLAGS.profile:
         return None
@@ -149,6 +158,12 @@ def _check_best_metric(options: config_pb2.ExperimentOptions, source: Source | N
     if FLAGS.best_metric not in _metrics(options):
         names = ", ".join(_metrics(options))
         raise InputError(f"--best_metric must be one of {names} for this model. Received: {FLAGS.best_metric}.")
+    if FLAGS.best_metric == "accuracy/top5" and options.model_options.classification.num_classes <= 5:
+        raise InputError(
+            f"--best_metric={FLAGS.best_metric} needs more than five classes: among five the right one always is. "
+            f"Received: model_options.classification.num_classes: {options.model_options.classification.num_classes}. "
+            "Use accuracy/top1."
+        )
     if not FLAGS.best_metric.startswith("average_precision"):
         return
     rules, things = builders.build_metric_options(options).instance_ap, source.info.label_space.thing_ids
@@ -195,7 +210,7 @@ def _train(
     # Not before: what is refused leaves the folder as it was.
     folders.make(FLAGS.model_dir, "model_dir", remote=True)
     with files.explained(folder):
-        config.save(options, os.path.join(folder, config_changes.CONFIG_FILE))
+        config.save(options, os.path.join(folder, config.FILE_NAME))
     first_step = int(step.numpy())
     if not workers.is_chief:
         profile = None

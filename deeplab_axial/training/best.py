@@ -38,6 +38,11 @@ def look_up(metrics: Mapping, name: str) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def describe(kept: Mapping, folder: str) -> str:
+    """A line of what BEST_FILE holds, and of the folder that it is in."""
+    return f"{kept['metric']} {kept['value']:.4f} at step {kept['step']}: {folder}"
+
+
 def copy_checkpoint(prefix: str, folder: str) -> str:
     """Copies a checkpoint and returns the prefix of the copy.
 
@@ -136,18 +141,18 @@ class Evaluations:
 
     def describe_best(self) -> str:
         """Says which checkpoint is the best, and where it is."""
-        kept = _read(os.path.join(self.best_folder, BEST_FILE))
-        return f"Best so far: {kept['metric']} {kept['value']:.4f} at step {kept['step']}: {self.best_folder}"
+        kept = files.read_json(os.path.join(self.best_folder, BEST_FILE))
+        return f"Best so far: {describe(kept, self.best_folder)}"
 
     def best_value(self) -> float | None:
         """The metric of the kept checkpoint; None without one, or where it was not measured."""
-        kept = _read(os.path.join(self.best_folder, BEST_FILE))
+        kept = files.read_json(os.path.join(self.best_folder, BEST_FILE))
         if kept is None:
             return None
         if kept["metric"] == self.metric:
             return kept["value"]
         # Another metric decided before: the one that does now is among those that were measured.
-        metrics = _read(os.path.join(self.best_folder, log.METRICS_FILE))
+        metrics = files.read_json(os.path.join(self.best_folder, log.METRICS_FILE))
         return look_up(metrics, self.metric) if metrics and metrics["step"] == kept["step"] else None
 
     def _keep(self, prefix: str, metrics: Mapping, value: float) -> None:
@@ -170,11 +175,3 @@ class Evaluations:
             return files.read(os.path.join(self.folder, EVALUATIONS_FILE))
         except FileNotFoundError:
             return b""
-
-
-def _read(path: str) -> dict | None:
-    """The content of a JSON file; None without one."""
-    try:
-        return json.loads(files.read(path))
-    except FileNotFoundError:
-        return None

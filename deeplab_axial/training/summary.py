@@ -54,7 +54,7 @@ def collect(folder: str, step: int, steps_taken: int, seconds: float, checkpoint
     history = log.read_history(folder)
     speeds = [entry[log.SPEED] for entry in history if log.SPEED in entry]
     best_folder = os.path.join(folder, best.BEST_FOLDER)
-    kept = _read(os.path.join(best_folder, best.BEST_FILE))
+    kept = files.read_json(os.path.join(best_folder, best.BEST_FILE))
     return Summary(
         step=step,
         steps_taken=steps_taken,
@@ -91,8 +91,7 @@ def format_summary(summary: Summary) -> str:
         first, last = (f"{e[keys.TOTAL_LOSS]:.4g} (step {e['step']})" for e in (summary.first, summary.last))
         lines.append(f"Total loss: {first} -> {last}")
     if summary.best is not None:
-        kept = summary.best
-        lines.append(f"Best: {kept['metric']} {kept['value']:.4f} at step {kept['step']}: {summary.best_folder}")
+        lines.append(f"Best: {best.describe(summary.best, summary.best_folder)}")
     lines.append(f"Newest checkpoint: {summary.checkpoint}")
     peaks = {"host": summary.host_peak_bytes, **summary.device_peak_bytes}
     lines.append("Peak memory: " + ", ".join(f"{name} {peak / _GIB:.2f} GiB" for name, peak in peaks.items()))
@@ -125,8 +124,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _read(path: str) -> dict | None:
-    """The content of a JSON file; None without one."""
-    return json.loads(files.read(path)) if files.exists(path) else None

@@ -41,6 +41,7 @@ class Workers:
     def __init__(self, strategy: tf.distribute.Strategy | None = None):
         self.count, self.is_chief = 1, True
         self._own = ("worker", 0)
+        self._replicas = 1  # of each worker
         self._addresses: dict[str, list[str]] = {}
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return
@@ -50,6 +51,7 @@ class Workers:
         self.count = sum(map(len, self._addresses.values()))
         self._own = (resolver.task_type, resolver.task_id)
         self.is_chief = self._own == ("chief" if "chief" in jobs else "worker", 0)
+        self._replicas = strategy.num_replicas_in_sync // self.count
 
         def total(value):
             return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(tf.identity, (value,)), axis=None)
@@ -59,6 +61,13 @@ class Workers:
     def any(self, flag: bool) -> bool:
         """Whether the flag is True on at least one worker; together."""
         return flag if self.count == 1 else bool(self._total(tf.constant(float(flag))).numpy() > 0)
+
+    def agree(self, number: int) -> bool:
+        """Whether all workers have the number that the chief has, below 2^53; together."""
+        if self.count == 1:
+            return True
+        total = self._total(tf.constant(number if self.is_chief else 0, tf.float64)).numpy()
+        return not self.any(number != total / self._replicas)
 
     def wait(self) -> None:
         """Returns when all workers are here; together."""

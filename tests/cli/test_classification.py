@@ -207,6 +207,18 @@ def test_metrics_of_segmentation_do_not_choose_a_classifier(root, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_five_classes_have_no_top5(root, tmp_path):
+    for split in ("train", "val"):
+        for folder in sorted((root / "crops" / split).iterdir())[:5]:
+            shutil.copytree(folder, tmp_path / "crops" / split / folder.name)
+        made = (f"--root={tmp_path}/crops/{split}", f"--output_dir={tmp_path}/records/{split}")
+        _run("convert", "imagenet", *made)
+    flags = (*_flags(tmp_path), "--set=model_options.classification.num_classes=5", "--best_metric=accuracy/top5")
+    message = commands.one_message(commands.run("train", *flags, f"--model_dir={tmp_path}/new"))
+    assert message.startswith("--best_metric=accuracy/top5 needs more than five classes")
+    assert not (tmp_path / "new").exists()
+
+
 def test_records_of_scenes_are_refused(root, scene_records, tmp_path):
     flags = (*_flags(root), f"--set=train_dataset_options.file_pattern={scene_records.train}")
     message = commands.one_message(commands.run("train", *flags, f"--model_dir={tmp_path}/new"))

@@ -53,6 +53,16 @@ def test_xla_on_several_cpus_is_refused(flags, tmp_path):
             assert "trainer_options.use_xla does not go with training on several CPUs" in message
 
 
+def test_configs_that_differ_are_refused(flags, tmp_path):
+    arguments = ("train", "--mode=train", *flags, f"--model_dir={tmp_path}/model")
+    other = "--set=trainer_options.save_checkpoints_steps=2"
+    with cluster.workers(_run, lambda index: (*arguments, *([other] if index else [])), tmp_path) as workers:
+        for result in cluster.finish(workers, 90):
+            message = commands.one_message(commands.Result(*result))
+            assert message.startswith("The workers must all have the same config")
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_and_all_started_again(flags, tmp_path):
     model = tmp_path / "model"

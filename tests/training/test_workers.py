@@ -103,12 +103,21 @@ def test_a_worker_that_dies_ends_the_job_and_the_next_resumes(undisturbed, tmp_p
     _assert_same_end(model, undisturbed[0])
 
 
+@pytest.mark.parametrize(("first", "second"), [(2**48 - 1, 2**48 - 1), (2**48 - 1, 2**48 - 2), (0, 7)])
+def test_workers_know_whether_they_agree(tmp_path, first, second):
+    with cluster.workers(worker.agree, lambda index: (index, (first, second)[index]), tmp_path) as workers:
+        for result in cluster.finish(workers, SECONDS):
+            assert result.status == 0, result.err[-3000:]
+            assert _said(result, "alike:") == str(first == second)
+
+
 def test_one_process_alone_waits_for_nobody(tmp_path):
     workers = Workers(tf.distribute.get_strategy())
     assert workers.count == 1
     assert workers.is_chief
     assert workers.any(True)
     assert not workers.any(False)
+    assert workers.agree(7)
     workers.wait()
     with workers.job(str(tmp_path)) as folder:
         assert folder == str(tmp_path)

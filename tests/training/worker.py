@@ -16,6 +16,13 @@ STEPS = 8
 SAVE_STEPS = 3
 
 
+def agree(index: int, number: int) -> None:
+    """Tells whether all workers have the same number."""
+    workers = Workers(builders.build_strategy())
+    with workers.job(""):
+        print("alike:", workers.agree(number), file=sys.stderr)
+
+
 class Disturbance(NamedTuple):
     """A signal that a worker sends itself after a step, before it saves."""
 
