@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training steps to compile, from configs."""
 
-import gc
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import tensorflow as tf
-import tf_keras
 
 from deeplab_axial.builders.label_spaces import SHIPPED_NAMES, build_label_space, load_label_space
 from deeplab_axial.builders.model import build_model
 from deeplab_axial.builders.training import build_loss, build_trainer, set_precision_and_seed
 from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.errors import InputError
 from deeplab_axial.layers import target
 from deeplab_axial.protos import config_pb2
 from deeplab_axial.tpu_check import step
@@ -18,16 +20,26 @@ from deeplab_axial.tpu_check import step
 def build_step_program(options: config_pb2.ExperimentOptions, batch_size: int) -> step.Program:
     """The training step of one core, for a TPU; needs no data set.
 
+    A process of its own traces it, for TensorFlow keeps the gigabytes that this takes.
+
     Args:
       options: validated, with train_dataset_options.
       batch_size: images that the core takes; a multiple of solver_options.gradient_accumulation_steps.
 
     Raises:
-      InputError: the optimizer cannot be made, or TensorFlow cannot compile the step with XLA.
+      InputError: the optimizer cannot be made, TensorFlow cannot compile the step with XLA, or the process was killed.
     """
-    # Models and traced functions are in cycles: those of the batch before go before the next take gigabytes.
-    tf_keras.backend.clear_session()
-    gc.collect()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_trace, options, batch_size).result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"The process that traces the training step of {batch_size} images was killed, most likely for want of "
+                "memory. Free some, or choose fewer images or a smaller train_dataset_options.crop_size."
+            ) from error
+
+
+def _trace(options: config_pb2.ExperimentOptions, batch_size: int) -> step.Program:
     of_core = config_pb2.ExperimentOptions()
     of_core.CopyFrom(options)
     of_core.train_dataset_options.batch_size = batch_size
