@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+import tf_keras
 
 from deeplab_axial.backbones import presets
 from deeplab_axial.backbones.axial_resnet import AxialResNet
@@ -35,9 +36,11 @@ def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) ->
         model = Classifier(backbone, model_options.classification.num_classes)
     else:
         model = PanopticDeepLab(backbone, **_decoders_and_heads(options, norm))
-    # Weights are made on a small image; no layer keeps its size.
+    # Weights are made for a small image; no layer keeps its size. Nothing is computed: a TPU may compile each of some two
+    # thousand operations alone. AutoGraph, which no layer needs, would triple the time.
     side = 2 * model_options.backbone.output_stride + 1
-    model(tf.zeros([1, side, side, 3]))
+    make_weights = tf.autograph.experimental.do_not_convert(lambda images: model(images, training=False))
+    make_weights(tf_keras.Input([side, side, 3], batch_size=1))
     return model
 
 

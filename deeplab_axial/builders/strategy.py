@@ -51,8 +51,9 @@ def build_strategy(num_gpus: int = 0, tpu: str = "", trains: bool = True) -> tf.
         raise InputError(
             f"--num_gpus={num_gpus}: TensorFlow sees {len(gpus)} GPUs here. Lower it, or mend the drivers."
         )
-    if cluster or (gpus and not num_gpus):
-        # That strategy takes all GPUs that it sees, and layers look whether there are any.
+    if len(gpus) != num_gpus:
+        # The multi-worker strategy takes all GPUs that it sees, TensorFlow reserves the memory of all, and layers look
+        # whether there are any.
         tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
     if cluster:
         return _multi_worker_strategy(cluster, num_gpus)

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from deeplab_axial import config, files
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
-from deeplab_axial.training import checkpoint_files
+from deeplab_axial.training import best, checkpoint_files
 
 # What may differ when a run goes on: it does not change what is learnt, only names, evaluation, when things are
 # written, memory and speed. The initial checkpoint has been read already. All of a section, where one is named.
@@ -32,8 +32,17 @@ HARMLESS = (
     "trainer_options.use_xla",
     "train_dataset_options.data_service_address",
 )
-# Not set means something else than the default here: the preset's own span.
-_UNSET_COUNTS = ("model_options.backbone.attention_span",)
+# Not set means something else than the default here: the preset's own span, or that there is no such thing. So it does
+# of what excludes each other (oneof). All other sections are there with their defaults if they are not set.
+_UNSET_COUNTS = (
+    "attention_span",
+    "instance_decoder_override",
+    "lookahead",
+    "photometric_distortion",
+    "inception_crop",
+    "rand_augment",
+    "label_space",
+)
 
 FLAGS = flags.FLAGS
 
@@ -53,9 +62,16 @@ def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
       model_dir: with config.FILE_NAME of the run, if it has one.
 
     Raises:
-      InputError: fields other than HARMLESS ones differ, or config.FILE_NAME is damaged, and --allow_config_change
-        is not given.
+      InputError: there is a best checkpoint but none to go on from; or fields other than HARMLESS ones differ, or
+        config.FILE_NAME is damaged, and --allow_config_change is not given.
     """
+    kept = os.path.join(model_dir, best.BEST_FOLDER, best.BEST_FILE)
+    if not checkpoint_files.any_there(model_dir) and files.exists(kept):
+        raise InputError(
+            f"--model_dir={model_dir} has no checkpoint to go on from, but {kept} of an earlier run, which this one "
+            f"would be measured against. Remove or move the folder `{best.BEST_FOLDER}` and {best.EVALUATIONS_FILE}, "
+            "or name another --model_dir."
+        )
     path = os.path.join(model_dir, config.FILE_NAME)
     if not (checkpoint_files.any_there(model_dir) and files.exists(path)):
         return
@@ -88,14 +104,14 @@ def fingerprint(options: config_pb2.ExperimentOptions) -> int:
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     """Fields of two messages of one type that differ, but for HARMLESS ones: "field: was X, now Y".
 
-    A field that is not set equals one that is set to its default.
+    A field that is not set equals one that is set to its default, but for _UNSET_COUNTS.
     """
     found = []
     for field in before.DESCRIPTOR.fields:
         path = f"{prefix}{field.name}"
         if path in HARMLESS:
             continue
-        was, is_now = (_value(message, field, path) for message in (before, now))
+        was, is_now = (_value(message, field) for message in (before, now))
         if was is not None and is_now is not None and field.message_type is not None and not config.is_repeated(field):
             found += differences(was, is_now, f"{path}.")
         elif was != is_now:
@@ -103,11 +119,11 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def _value(message: Any, field: Any, path: str) -> Any:
+def _value(message: Any, field: Any) -> Any:
     """None if it is not set and that means something."""
     if config.is_repeated(field):
         return list(getattr(message, field.name))
-    unset_counts = field.message_type is not None or path in _UNSET_COUNTS
+    unset_counts = field.name in _UNSET_COUNTS or field.containing_oneof is not None
     return None if unset_counts and not message.HasField(field.name) else getattr(message, field.name)
 
 

@@ -238,10 +238,11 @@ def _train(
     def make_dataset(first_step, context):
         return builders.build_training_dataset(options.train_dataset_options, source, first_step, context)
 
+    is_classifier = options.model_options.HasField("classification")
     while True:
         done = int(step.numpy())
         until = min((done // interval + 1) * interval, loop_options.total_steps)
-        with diagnosis.explain_errors(source):
+        with diagnosis.explain_errors(source, with_panoptic=not is_classifier):
             loop.train(runner, make_dataset, step, manager, folder, loop_options, until)
         if evaluation:
             evaluate()
@@ -249,7 +250,7 @@ def _train(
             break
     taken, seconds = until - first_step, time.perf_counter() - started
     told = summary.collect(folder, until, taken, seconds, manager.save())
-    run_end.tell(folder, told, evaluation is not None, options.model_options.HasField("classification"))
+    run_end.tell(folder, told, evaluation is not None, is_classifier)
 
 
 def _restore(options: config_pb2.ExperimentOptions, manager: checkpoints.Manager, model) -> str | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 import tensorflow as tf
+from absl import logging
 
 from deeplab_axial.data import pipeline, records
 from deeplab_axial.errors import InputError
@@ -21,8 +22,8 @@ _ASSERTION = re.compile(r"assertion failed: \[(.*)\]\s*$", re.MULTILINE)
 def explain_errors(source: pipeline.Source, with_panoptic: bool = True) -> Iterator[None]:
     """Turns what a broken record raises inside into an InputError.
 
-    The records are read again, one by one, only when there was an error. An error that the data did not cause passes
-    through.
+    The records are read again, one by one, only when an iterator of a data set failed. An error that the data did not
+    cause passes through.
 
     Args:
       source: what is read inside.
@@ -34,10 +35,18 @@ def explain_errors(source: pipeline.Source, with_panoptic: bool = True) -> Itera
     try:
         yield
     except _DATA_ERRORS as error:
+        if not _comes_from_a_data_set(error):
+            raise
+        logging.info("Looking for a broken record in %d files.", len(source.files))
         problem = _find_broken_record(source.files, with_panoptic) or _refusal(error)
         if problem is None:
             raise
         raise InputError(problem) from error
+
+
+def _comes_from_a_data_set(error: tf.errors.OpError | UnicodeDecodeError) -> bool:
+    """Whether the operation that failed is a GetNext of an iterator; the network's own raise the same types."""
+    return isinstance(error, UnicodeDecodeError) or "GetNext" in error.message
 
 
 def _find_broken_record(files: tuple[str, ...], with_panoptic: bool) -> str | None:

@@ -7,6 +7,7 @@ from deeplab_axial.data.source import Source
 
 # Files that are read in turns; their records are side by side before they are shuffled.
 _OPEN_FILES = 16
+_REMOTE_READERS = 8
 
 
 def shuffled_records(
@@ -39,16 +40,19 @@ def shuffled_records(
       A data set of (n int64 [], the n-th record string []), from n = `first` on.
     """
     count = source.num_records
+    is_remote = "://" in source.files[0]
     first_epoch = first // count
     epoch_step = 1
     if by_epochs:
         first, first_epoch, epoch_step = first_epoch * count, first_epoch + pipeline_index, num_pipelines
 
     def epoch_records(epoch):
-        files = tf.random.experimental.stateless_shuffle(tf.constant(source.files), [seed, epoch])
-        # Read by one thread: with more, the allocator's arenas take several times the memory of the buffer.
-        records = tf.data.Dataset.from_tensor_slices(files).interleave(
-            tf.data.TFRecordDataset, cycle_length=_OPEN_FILES
+        paths = tf.random.experimental.stateless_shuffle(tf.constant(source.files), [seed, epoch])
+        # Files of this machine are read by one thread: with more, the allocator's arenas take several times the memory
+        # of the buffer. One stream of a remote store is too slow.
+        parallel = {"num_parallel_calls": _REMOTE_READERS, "deterministic": True} if is_remote else {}
+        records = tf.data.Dataset.from_tensor_slices(paths).interleave(
+            tf.data.TFRecordDataset, cycle_length=_OPEN_FILES, **parallel
         )
         start = epoch * count
         numbered = tf.data.Dataset.zip(

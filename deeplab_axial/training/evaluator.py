@@ -76,7 +76,11 @@ class Evaluator:
         self._strategy = strategy = strategy or tf.distribute.get_strategy()
 
         def predict(images, sizes):
-            return strategy.run(predictor.predict_padded, (images, sizes), {"with_heads": True} if keep_heads else {})
+            # Closed over: on a TPU every argument of `run` becomes a tensor, which no `if` can read.
+            def on_replica(images, sizes):
+                return predictor.predict_padded(images, sizes, **({"with_heads": True} if keep_heads else {}))
+
+            return strategy.run(on_replica, (images, sizes))
 
         self._predict = tf.function(predict, autograph=False) if use_tf_function else predict
 

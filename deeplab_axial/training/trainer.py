@@ -203,7 +203,9 @@ class Trainer:
             terms = self.loss(batch, panoptic_deeplab.upsample(outputs, tuple(images.shape[1:3])))
             terms = {name: tf.reduce_sum(values) / self.options.batch_size for name, values in terms.items()}
         # The offset of a logit normalisation has no gradient: the softmax cancels it.
-        return terms, tape.gradient(terms[keys.TOTAL_LOSS], self._variables, unconnected_gradients="zero")
+        gradients = tape.gradient(terms[keys.TOTAL_LOSS], self._variables, unconnected_gradients="zero")
+        # Gathered rows have sparse gradients, in which a row may come twice: of these, the norm would be another.
+        return terms, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
     def _accumulate(self, batch: Mapping[str, tf.Tensor], number: tf.Tensor) -> tuple[dict[str, tf.Tensor], list]:
         """As `_backward`, in parts."""
@@ -214,7 +216,7 @@ class Trainer:
             part = {key: value[i] for key, value in parts.items()}
             more_terms, more = self._backward(part, number + tf.cast(i, tf.int64))
             terms = {name: value + more_terms[name] for name, value in terms.items()}
-            return i + 1, terms, [a + tf.convert_to_tensor(b) for a, b in zip(gradients, more)]
+            return i + 1, terms, [a + b for a, b in zip(gradients, more)]
 
         sums = (
             {name: tf.zeros([]) for name in self.loss.term_names},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_axial.data import dataset_info, scene_crops
+from deeplab_axial.data import dataset_info, records, scene_crops, tfrecord_files
 from deeplab_axial.training import checkpoints, log
 from tests.cli import commands
 from tests.cli.conftest import experiment_flags
@@ -217,6 +217,20 @@ def test_five_classes_have_no_top5(root, tmp_path):
     message = commands.one_message(commands.run("train", *flags, f"--model_dir={tmp_path}/new"))
     assert message.startswith("--best_metric=accuracy/top5 needs more than five classes")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_broken_image_is_named(root, tmp_path):
+    shutil.copytree(root / "records" / "train", tmp_path / "train")
+    last = sorted((tmp_path / "train").glob("*.tfrecord"))[-1]
+    *before, record = tf.data.TFRecordDataset(str(last)).as_numpy_iterator()
+    example = tf.train.Example.FromString(record)
+    example.features.feature[records.ENCODED].bytes_list.value[0] = b"\xff\xd8\xff nothing that decodes"
+    tfrecord_files.write_shard(last.parent, last.name, [*before, example.SerializeToString()])
+    flags = (*_flags(root), f"--set=train_dataset_options.file_pattern={tmp_path}/train/*.tfrecord")
+    result = commands.run("train", "--mode=train", *flags, f"--model_dir={tmp_path}/new")
+    message = commands.one_message(result)
+    assert message.startswith(f"{last}, record {len(before) + 1}: image ")
+    assert "does not decode" in message
 
 
 def test_records_of_scenes_are_refused(root, scene_records, tmp_path):

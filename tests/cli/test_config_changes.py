@@ -112,6 +112,41 @@ def test_a_default_that_is_spelt_out_is_no_change(folder):
     config_changes.check(_load("trainer_options.seed=0", "trainer_options.precision=float32"), str(folder))
 
 
+@pytest.mark.parametrize(
+    "section",
+    [
+        "train_dataset_options { augmentations { } }",
+        "train_dataset_options { augmentations { random_flip: true } }",
+        "trainer_options { loss_options { center_loss { } } }",
+    ],
+)
+def test_a_section_of_defaults_is_no_change(folder, section):
+    before = config_pb2.ExperimentOptions()
+    now = text_format.Parse(section, config_pb2.ExperimentOptions())
+    assert config_changes.differences(before, now) == []
+
+
+@pytest.mark.parametrize("name", ["lookahead", "photometric_distortion", "label_space"])
+def test_a_section_that_switches_something_on_is_a_change(name):
+    paths = {
+        "lookahead": "trainer_options { solver_options { lookahead { } } }",
+        "photometric_distortion": "train_dataset_options { augmentations { photometric_distortion { } } }",
+        "label_space": "label_space { }",
+    }
+    now = text_format.Parse(paths[name], config_pb2.ExperimentOptions())
+    (change,) = config_changes.differences(config_pb2.ExperimentOptions(), now)
+    assert change.endswith(f"{name}: was not set, now {{  }}")
+
+
+def test_the_best_of_an_earlier_run_is_not_taken_for_that_of_a_new_one(folder):
+    (folder / "best").mkdir()
+    (folder / "best" / "best.json").write_text("{}")
+    config_changes.check(_load(), str(folder))
+    (folder / "checkpoint").unlink()
+    with pytest.raises(InputError, match=r"has no checkpoint to go on from, but .*best/best\.json of an earlier run"):
+        config_changes.check(_load(), str(folder))
+
+
 def test_without_a_checkpoint_nothing_is_compared(folder):
     (folder / "checkpoint").unlink()
     config_changes.check(_load("trainer_options.seed=1"), str(folder))

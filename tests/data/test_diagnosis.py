@@ -112,11 +112,28 @@ def test_an_image_that_does_not_fit_is_named(good):
     assert message.endswith("set min_resize_value and max_resize_value.")
 
 
-def test_errors_of_the_network_pass_through(good):
+def test_errors_of_the_network_pass_through_and_no_record_is_read(good, monkeypatch):
+    monkeypatch.setattr(diagnosis, "_find_broken_record", pytest.fail)
     with pytest.raises(tf.errors.InvalidArgumentError), diagnosis.explain_errors(good):
         tf.reshape(tf.zeros([4]), [3])
     with pytest.raises(ValueError, match="mine"), diagnosis.explain_errors(good):
         raise ValueError("mine")
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_broken_record_is_named_where_a_strategy_reads_it(good, tmp_path, replicas):
+    source = _with_third_record(good, tmp_path, _no_image)
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"][:replicas])
+    options = (OPTIONS, pipeline.AugmentOptions(), TargetOptions())
+    batches = strategy.distribute_datasets_from_function(lambda _: pipeline.training_dataset(source, 2, *options))
+
+    @tf.function
+    def read(iterator):
+        for _ in tf.range(4):
+            strategy.run(lambda batch: tf.reduce_sum(batch["image"]), (next(iterator),))
+
+    with pytest.raises(InputError, match=r"record 1: image '.*' does not decode"), diagnosis.explain_errors(source):
+        read(iter(batches))
 
 
 def test_checks_cost_nothing_without_an_error(monkeypatch, good):

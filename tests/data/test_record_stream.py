@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of records, and the parts of several workers."""
 
+import dataclasses
 import itertools
+import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_axial import files
 from deeplab_axial.data import record_stream, tfrecord_files
 from deeplab_axial.data.source import Source
 
@@ -49,6 +52,14 @@ def test_a_large_buffer_shuffles_everything(source):
         places[n // COUNT, record] = n % COUNT
     np.testing.assert_allclose(places.mean(0), (COUNT - 1) / 2, atol=4)
     assert len({tuple(row) for row in places}) == 60
+
+
+def test_a_remote_store_is_read_in_parallel_in_the_same_order(source):
+    paths = [f"ram://record_stream/{os.path.basename(path)}" for path in source.files]
+    for path, copy in zip(source.files, paths):
+        files.copy(path, copy)
+    remote = dataclasses.replace(source, files=tuple(paths))
+    assert _shuffled(remote, 3 * COUNT, first=5) == _shuffled(source, 3 * COUNT, first=5)
 
 
 def test_the_seed_alone_decides(source):
