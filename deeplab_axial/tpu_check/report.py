@@ -68,9 +68,9 @@ def as_json(setting: Setting, program: Program, topology: topologies.Topology, r
         "temporaries": result.plan.total - result.plan.arguments if result.plan else None,
         "code": result.code,
         "between_cores": between_cores(program, topology),
-        "flops": result.flops,
-        "bytes_accessed": result.bytes_accessed,
-        "loops": result.loops,
+        "flops": result.flops * setting.accumulation_steps,
+        "bytes_accessed": result.bytes_accessed * setting.accumulation_steps,
+        "loops": _uncounted_loops(setting, result),
         "largest_buffers": [dataclasses.asdict(buffer) for buffer in result.plan.buffers] if result.plan else [],
         "seconds": round(result.seconds, 1),
     }
@@ -101,18 +101,25 @@ def as_text(setting: Setting, program: Program, topology: topologies.Topology, r
     lines.append(f"  {_gib(result.code) if result.code is not None else '?':>7} GiB  machine code")
     if extra:
         lines.append(f"  {_gib(extra):>7} GiB  at most, to sum gradients and statistics over cores; not compiled here")
-    at_least = "at least " if result.loops else ""
-    per_step, per_image = result.flops / 1e9, result.flops / 1e9 / images
-    lines.append(f"FLOPs: {at_least}{per_step:,.1f} G a step, {per_image:,.1f} G an image")
-    lines.append(f"bytes accessed: {at_least}{result.bytes_accessed / 1e9:,.0f} GB a step before fusion")
-    if result.loops:
-        lines.append(f"  {result.loops} loops (over parts of attention, for one) count as if they ran once")
+    loops = _uncounted_loops(setting, result)
+    at_least = "at least " if loops else ""
+    # The loop over the parts counts once, too; beside it, the optimizer's share is small.
+    flops, accessed = (number / 1e9 * setting.accumulation_steps for number in (result.flops, result.bytes_accessed))
+    lines.append(f"FLOPs: {at_least}{flops:,.1f} G a step, {flops / images:,.1f} G an image")
+    lines.append(f"bytes accessed: {at_least}{accessed:,.0f} GB a step before fusion")
+    if loops:
+        lines.append(f"  {loops} loops (over parts of attention, for one) count as if they ran once")
     lines += ["", "largest buffers:"]
     for buffer in result.plan.buffers:
         lines.append(f"  {buffer.bytes / 2**20:>7.1f} MiB  {buffer.shape.partition('{')[0]}  {buffer.operation}")
     if not fits(program, topology, result):
         lines += ["", "to make it fit:", *(f"  {advice}" for advice in _advice(setting, program))]
     return "\n".join(lines)
+
+
+def _uncounted_loops(setting: Setting, result: Result) -> int:
+    """Loops of which one pass is counted, other than that over the parts of the batch."""
+    return max(result.loops - (setting.accumulation_steps > 1), 0)
 
 
 def _how_far(result: Result) -> str:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is printed."""
 
+import dataclasses
 import json
+import re
 
 import pytest
 
@@ -32,6 +34,17 @@ def test_a_step_that_fits():
     assert "545.0 MiB  f32[16,69768,80]  model/stage2_block1/attention/MatMul" in text
     assert "to make it fit" not in text
     assert "at least" not in text
+
+
+def test_each_part_of_a_batch_counts():
+    setting = dataclasses.replace(SETTING, accumulation_steps=2)
+    text = report.as_text(setting, _program(), V5E, _result(loops=1))
+    whole = report.as_text(SETTING, _program(), V5E, _result())
+    count = float(re.search(r"FLOPs: ([\d,.]+) G a step", text)[1].replace(",", ""))
+    assert count == 2 * float(re.search(r"FLOPs: ([\d,.]+) G a step", whole)[1].replace(",", ""))
+    assert "loops" not in text
+    values = report.as_json(setting, _program(), V5E, _result(loops=25))
+    assert (values["flops"], values["bytes_accessed"], values["loops"]) == (8e12, 4e9, 24)
 
 
 def test_loops_are_said_to_count_once():
