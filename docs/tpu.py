@@ -134,7 +134,8 @@ def measure(name: str, chips: list[str], add: Callable[[dict[str, str]], None]) 
         topology = topologies.parse(chip)
         available = report.available(topology)
         for setting in SETTINGS:
-            known = needed_elsewhere(read_trials(), name, topology.name, setting)
+            elsewhere = needed_elsewhere(read_trials(), name, topology.name, setting)
+            known = max(elsewhere, key=lambda needed: (len(needed) > 1, max(needed, default=0)), default={})
             if setting == "as it is" and known.get(unit, 0) > _FAR_TOO_MUCH * available:
                 continue
 
@@ -169,11 +170,10 @@ def unit_of(name: str) -> int:
     return 8 if name.startswith("imagenet/") else 1
 
 
-def needed_elsewhere(trials: list[dict[str, str]], name: str, topology: str, setting: str) -> dict[int, int]:
-    """Bytes by batch on the chip, other than this one, on which the largest batches were tried."""
+def needed_elsewhere(trials: list[dict[str, str]], name: str, topology: str, setting: str) -> list[dict[int, int]]:
+    """Bytes by batch on each of the other chips."""
     others = {row["topology"]: None for row in trials if row["config"] == name and row["topology"] != topology}
-    needed = [_bytes(find(trials, name, other, setting)) for other in others]
-    return max(needed, key=lambda rows: (len(rows) > 1, max(rows, default=0)), default={})
+    return [_bytes(find(trials, name, other, setting)) for other in others]
 
 
 def _bytes(rows: Mapping[int, Mapping[str, str]]) -> dict[int, int]:
@@ -236,8 +236,10 @@ def _cell(trials: list[dict[str, str]], name: str, topology: str, available: int
         fitting = [size for size, row in rows.items() if row["fits"] == "True"]
         if fitting:
             best = max(fitting)
-            elsewhere = needed_elsewhere(trials, name, topology, setting)
-            is_largest = best + unit in rows or search.is_out_of_reach(best + unit, _bytes(rows), available, elsewhere)
+            is_largest = best + unit in rows or any(
+                search.is_out_of_reach(best + unit, _bytes(rows), available, needed)
+                for needed in ({}, *needed_elsewhere(trials, name, topology, setting))
+            )
             known = "" if is_largest else "at least "
             return f"{known}{best}{star}: {int(rows[best]['hbm']) / 2**30:.1f}"
         if rows:
