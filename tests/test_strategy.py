@@ -9,6 +9,7 @@ import tensorflow as tf
 from deeplab_axial import builders
 from deeplab_axial.builders.strategy import Cluster, read_cluster
 from deeplab_axial.errors import InputError
+from deeplab_axial.protos import config_pb2
 
 WORKERS = ["a:1", "b:1", "c:1"]
 
@@ -94,3 +95,50 @@ def test_one_device(monkeypatch):
     strategy = builders.build_strategy()
     assert isinstance(strategy, tf.distribute.OneDeviceStrategy)
     assert strategy.num_replicas_in_sync == 1
+
+
+def _options(train="gs://a/train*", evaluation="gs://a/val*", initial_checkpoint="", use_tf_function=True):
+    options = config_pb2.ExperimentOptions()
+    options.train_dataset_options.file_pattern.append(train)
+    options.eval_dataset_options.file_pattern.append(evaluation)
+    options.model_options.initial_checkpoint = initial_checkpoint
+    options.evaluator_options.use_tf_function = use_tf_function
+    return options
+
+
+@pytest.mark.parametrize(
+    ("options", "mode", "model_dir", "local"),
+    [
+        (_options(), "train", "runs/a", ["--model_dir=runs/a"]),
+        (_options(train="train*"), "train", "gs://b", ["train_dataset_options.file_pattern=train*"]),
+        (_options(train="train*"), "eval", "gs://b", []),
+        (_options(evaluation="val*"), "train", "gs://b", []),
+        (_options(evaluation="val*"), "train_and_eval", "gs://b", ["eval_dataset_options.file_pattern=val*"]),
+        (_options(evaluation="val*"), "continuous_eval", "gs://b", ["eval_dataset_options.file_pattern=val*"]),
+        (_options(initial_checkpoint="/a"), "train", "gs://b", ["model_options.initial_checkpoint=/a"]),
+        (_options(initial_checkpoint="/a"), "eval", "gs://b", []),
+        (_options(initial_checkpoint="gs://c"), "train_and_eval", "gs://b", []),
+        (_options(train="x"), "train", "y", ["--model_dir=y", "train_dataset_options.file_pattern=x"]),
+    ],
+)
+@pytest.mark.parametrize("tpu", ["axial", "grpc://10.0.0.2:8470"])
+def test_a_tpu_elsewhere_must_see_the_files(options, mode, model_dir, local, tpu):
+    builders.check_tpu(options, mode, model_dir, "")
+    builders.check_tpu(options, mode, model_dir, "local")
+    if not local:
+        builders.check_tpu(options, mode, model_dir, tpu)
+        return
+    with pytest.raises(InputError) as caught:
+        builders.check_tpu(options, mode, model_dir, tpu)
+    assert str(caught.value).startswith(f"--tpu={tpu}: ")
+    assert f"Received: {', '.join(local)}. Copy" in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train_and_eval", "continuous_eval"])
+@pytest.mark.parametrize("tpu", ["local", "axial"])
+def test_a_tpu_does_not_evaluate_eagerly(mode, tpu):
+    options = _options(use_tf_function=False)
+    builders.check_tpu(options, mode, "gs://b", "")
+    builders.check_tpu(options, "train", "gs://b", tpu)
+    with pytest.raises(InputError, match=rf"use_tf_function must be true .* Received: false and --tpu={tpu}\. Set"):
+        builders.check_tpu(options, mode, "gs://b", tpu)

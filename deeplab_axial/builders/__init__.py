@@ -27,7 +27,7 @@ from deeplab_axial.builders.model import (
     build_symbolic_model,
 )
 from deeplab_axial.builders.step_program import build_step_program
-from deeplab_axial.builders.strategy import build_strategy
+from deeplab_axial.builders.strategy import build_strategy, check_tpu
 from deeplab_axial.builders.training import (
     build_loop_options,
     build_loss,
@@ -59,6 +59,7 @@ __all__ = [
     "check_classes",
     "check_same_classes",
     "check_statistics",
+    "check_tpu",
     "load_label_space",
     "open_records",
     "open_source",

@@ -36,11 +36,11 @@ def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) ->
         model = Classifier(backbone, model_options.classification.num_classes)
     else:
         model = PanopticDeepLab(backbone, **_decoders_and_heads(options, norm))
-    # Weights are made for a small image; no layer keeps its size. Nothing is computed: a TPU may compile each of some two
-    # thousand operations alone. AutoGraph, which no layer needs, would triple the time.
+    # Weights are made for a small image; no layer keeps its size. Nothing is computed: a TPU may compile each of some
+    # two thousand operations alone. AutoGraph, which no layer needs, would triple the time.
     side = 2 * model_options.backbone.output_stride + 1
     make_weights = tf.autograph.experimental.do_not_convert(lambda images: model(images, training=False))
-    make_weights(tf_keras.Input([side, side, 3], batch_size=1))
+    make_weights(tf_keras.Input(batch_input_shape=[1, side, side, 3]))
     return model
 
 

@@ -10,7 +10,9 @@ import socket
 import tensorflow as tf
 from absl import logging
 
+from deeplab_axial import files
 from deeplab_axial.errors import InputError
+from deeplab_axial.protos import config_pb2
 
 _JOBS = ("chief", "worker")
 _EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
@@ -60,6 +62,44 @@ def build_strategy(num_gpus: int = 0, tpu: str = "", trains: bool = True) -> tf.
     if num_gpus > 1:
         return tf.distribute.MirroredStrategy([f"/gpu:{i}" for i in range(num_gpus)])
     return tf.distribute.OneDeviceStrategy("/gpu:0" if num_gpus else "/cpu:0")
+
+
+def check_tpu(options: config_pb2.ExperimentOptions, mode: str, model_dir: str, tpu: str) -> None:
+    """Refuses what a TPU cannot do; call it before `build_strategy`, which may take minutes.
+
+    Args:
+      options: validated for the mode.
+      mode: one of `config.MODES`.
+      model_dir: folder of the checkpoints.
+      tpu: as of `build_strategy`.
+
+    Raises:
+      InputError: the evaluation is to run eagerly, or the TPU is not this machine's and its hosts cannot see the
+        files; names the fields.
+    """
+    if not tpu:
+        return
+    if "eval" in mode and not options.evaluator_options.use_tf_function:
+        raise InputError(
+            "evaluator_options.use_tf_function must be true on a TPU, which runs nothing eagerly. Received: false and "
+            f"--tpu={tpu}. Set it to true, or debug without --tpu."
+        )
+    if tpu == "local":
+        return
+    places = [("--model_dir", model_dir)]
+    for split in ("train", "eval"):
+        if split in mode:
+            patterns = getattr(options, f"{split}_dataset_options").file_pattern
+            places += [(f"{split}_dataset_options.file_pattern", pattern) for pattern in patterns]
+    if "train" in mode:
+        places.append(("model_options.initial_checkpoint", options.model_options.initial_checkpoint))
+    local = [f"{name}={path}" for name, path in places if path and not files.is_remote(path)]
+    if local:
+        raise InputError(
+            f"--tpu={tpu}: the TPU's own hosts read and write the files, which must be in a store that they see, as "
+            f"gs://bucket/folder. Received: {', '.join(local)}. Copy them there, or write --tpu=local on the machine "
+            "that has the TPU."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

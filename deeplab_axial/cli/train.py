@@ -66,6 +66,7 @@ def main() -> None:
     options = experiment.load_config(FLAGS.mode)
     trains = FLAGS.mode in ("train", "train_and_eval")
     profile = _parse_profile(options, trains)
+    builders.check_tpu(options, FLAGS.mode, FLAGS.model_dir, FLAGS.tpu)
     strategy = builders.build_strategy(FLAGS.num_gpus, FLAGS.tpu, trains)
     workers = Workers(strategy)
     with workers.job(FLAGS.model_dir) as folder:
