@@ -18,7 +18,7 @@ TERMS = ("semantic_loss", "center_loss", "offset_loss", "total_loss", "gradient_
 def _values(folder):
     """{step: {tag: value}} of all event files of a folder."""
     found = {}
-    for serialized in tf.data.TFRecordDataset([str(p) for p in folder.glob("events.*")]).as_numpy_iterator():
+    for serialized in tf.data.TFRecordDataset(sorted(map(str, folder.glob("events.*")))).as_numpy_iterator():
         event = tf.compat.v1.Event.FromString(serialized)
         for value in event.summary.value:
             found.setdefault(event.step, {})[value.tag] = tf.make_ndarray(value.tensor)
