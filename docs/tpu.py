@@ -219,7 +219,7 @@ def _table(names: Iterable[str], groups: Mapping[str, list[str]], trials: list[d
         flops = {float(row["flops"]) / int(row["batch_size"]) for row in mine if row["setting"] == "as it is"}
         others = f" (+ {len(groups[name]) - 1})" if len(groups[name]) > 1 else ""
         link = f"[{name.removesuffix('.textproto')}](../configs/{name}){others}"
-        lines.append(f"| {link} | {' | '.join(cells)} | {f'{max(flops) / 1e12:.2f}' if flops else ''} |")
+        lines.append(f"| {link} | {' | '.join(cells)} | {f'{max(flops) / 1e12:.3g}' if flops else ''} |")
     if missing:
         lines.append(_MISSING.format(missing=missing, total=(len(lines) - 2) * len(head)))
     return lines
