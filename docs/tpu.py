@@ -4,7 +4,7 @@
   python docs/tpu.py [--only=TEXT] [--chips=v5e,v6e] [--page]
 
 Needs the extra [tpu-check], no TPU. Every compilation adds a row to docs/tpu_memory.csv at once, and what is there is
-not compiled again: so the script can be stopped and started again. It takes a day on two cores. --only takes the
+not compiled again: so the script can be stopped and started again. It takes many hours on two cores. --only takes the
 configs whose path has TEXT in it; --page only writes the page from the rows that are there.
 """
 
