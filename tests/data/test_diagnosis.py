@@ -8,6 +8,7 @@ import tensorflow as tf
 from deeplab_axial.data import diagnosis, pipeline, records, tfrecord_files
 from deeplab_axial.data.targets import TargetOptions
 from deeplab_axial.errors import InputError
+from tests import cluster
 
 OPTIONS = pipeline.ImageOptions((49, 65))
 
@@ -120,10 +121,8 @@ def test_errors_of_the_network_pass_through_and_no_record_is_read(good, monkeypa
         raise ValueError("mine")
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_a_broken_record_is_named_where_a_strategy_reads_it(good, tmp_path, replicas):
-    source = _with_third_record(good, tmp_path, _no_image)
-    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"][:replicas])
+def _read_with_strategy(source, devices):
+    strategy = tf.distribute.MirroredStrategy(devices)
     options = (OPTIONS, pipeline.AugmentOptions(), TargetOptions())
     batches = strategy.distribute_datasets_from_function(lambda _: pipeline.training_dataset(source, 2, *options))
 
@@ -134,6 +133,22 @@ def test_a_broken_record_is_named_where_a_strategy_reads_it(good, tmp_path, repl
 
     with pytest.raises(InputError, match=r"record 1: image '.*' does not decode"), diagnosis.explain_errors(source):
         read(iter(batches))
+
+
+def _read_on_two_devices(source):
+    device = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
+    _read_with_strategy(source, ["/cpu:0", "/cpu:1"])
+
+
+def test_a_broken_record_is_named_where_a_strategy_reads_it(good, tmp_path):
+    _read_with_strategy(_with_third_record(good, tmp_path, _no_image), ["/cpu:0"])
+
+
+def test_a_broken_record_is_named_where_two_devices_read_it(good, tmp_path):
+    source = _with_third_record(good, tmp_path, _no_image)
+    result = cluster.Process(_read_on_two_devices, (source,), tmp_path, {"CUDA_VISIBLE_DEVICES": "-1"}).finish(120)
+    assert result.status == 0, result.err[-3000:]
 
 
 def test_checks_cost_nothing_without_an_error(monkeypatch, good):
