@@ -132,6 +132,7 @@ def _segmentation(records, *fields: str) -> tuple[str, ...]:
     return ("train", "--mode=train", *experiment_flags(records.train, records.val, *steps, rate, *fields))
 
 
+@pytest.mark.slow
 def test_segmentation_starts_from_the_backbone(root, scene_records, tmp_path):
     start = f"model_options.initial_checkpoint={root}/model"
     out = _run(*_segmentation(scene_records, start), f"--model_dir={tmp_path}")

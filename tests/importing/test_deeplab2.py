@@ -111,8 +111,8 @@ def test_every_value_arrives_and_what_is_left_is_told(saved, arrays):
     [
         ("name=resnet50", "use_squeeze_and_excite=true"),
         ("name=swidernet", "use_sac_beyond_stride=32", "drop_path_keep_prob=1"),
-        ("name=axial_swidernet",),
-        ("name=max_deeplab_s_backbone", "backbone_layer_multiplier=0.4"),
+        pytest.param(("name=axial_swidernet",), marks=pytest.mark.slow),
+        pytest.param(("name=max_deeplab_s_backbone", "backbone_layer_multiplier=0.4"), marks=pytest.mark.slow),
     ],
 )
 def test_other_backbones_with_a_pooling_decoder(overrides, tmp_path):
