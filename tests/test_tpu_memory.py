@@ -97,7 +97,7 @@ def measured(tpu, monkeypatch, tmp_path):
 def test_measures_the_largest_batch_on_each_chip(measured):
     cells, tried = measured({"as it is": 4.3}, ["v6e", "v5e", "v5p"])
     assert cells == {"v6e": "7: 30.1", "v5e": "3: 12.9", "v5p": "22: 94.6"}
-    assert len(tried) == 5
+    assert len(tried) == 6  # 128 images on v5p in vain
 
 
 def test_measures_a_program_that_is_too_large_with_less_memory(measured):

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 
 # One more image is not tried where it would need this much more than there is, by the line through two batches.
 _HOPELESS = 1.03
+# Lanes of a vector register. The compiler may lay images along them; then fewer images need hardly less memory than so
+# many, or are laid otherwise and need more. Tried where an eighth of it fits, which padding may account for.
+_LANES = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,8 @@ def largest_batch(
     """Finds the largest batch that fits.
 
     Memory nearly is a constant plus so much an image. So two batches tell what to try next, and the answer is one that
-    was tried, whose successor was tried in vain or is out of reach.
+    was tried, whose successor was tried in vain or is out of reach. Where that is between 16 and 128, a batch of 128 is
+    tried, which may need less.
 
     Args:
       try_batch: compiles a batch of so many images.
@@ -44,24 +48,35 @@ def largest_batch(
       The batch; 0 if `unit` images do not fit.
     """
     needed: dict[int, int] = {}
-    fits, fails = 0, most // unit * unit + unit
-    while fits + unit < fails:
-        line = _line(needed, known or {})
-        if line is None:
-            guess = unit * (len(needed) + 1)
-        else:
-            slope, base = line
-            reached = int((available - base) / slope) // unit * unit if slope > 0 else most
-            guess = max(reached, fits + unit)
-        guess = min(guess, fails - unit)
-        trial = try_batch(guess)
-        needed[guess] = trial.needed
-        if trial.fits:
-            fits = guess
-        else:
-            fails = guess
-        if fits and is_out_of_reach(fits + unit, needed, available, known):
-            break
+    too_many = most // unit * unit + unit
+
+    def attempt(batch_size: int) -> bool:
+        trial = try_batch(batch_size)
+        needed[batch_size] = trial.needed
+        return trial.fits
+
+    def search(fits: int, fails: int) -> int:
+        while fits + unit < fails and not (fits and is_out_of_reach(fits + unit, needed, available, known)):
+            line = _line(needed, known or {})
+            if line is None:
+                guess = unit * (len(needed) + 1)
+            else:
+                slope, base = line
+                reached = int((available - base) / slope) // unit * unit if slope > 0 else 2 * max(needed or known)
+                guess = max(reached, fits + unit)
+            guess = min(guess, fails - unit)
+            if attempt(guess):
+                fits = guess
+            else:
+                fails = guess
+        return fits
+
+    fits = search(0, too_many)
+    if _LANES // 8 <= fits < _LANES <= most and _LANES % unit == 0 and _LANES not in needed:
+        # Near what a chip has, the compiler makes do with less an image: the least is the nearest.
+        at_lanes = min((_LANES / size * at for size, at in (known or {}).items() if size >= _LANES), default=0)
+        if at_lanes <= _HOPELESS * available and attempt(_LANES):
+            fits = search(_LANES, min([size for size in needed if size > _LANES], default=too_many))
     return fits
 
 
