@@ -57,9 +57,9 @@ where not one image fits that way, with
 "At least" stands where a search was not finished, "0 (1: GiB)" where one image does not fit, with what it would need.
 Batches of ImageNet go in steps of 16. An empty cell was not measured. Configs that train the same step share a row.
 
-Memory is no straight line: near what a chip has the compiler computes more again, and from 128 images on it may lay
-them along the lanes of its registers, which takes less for each. So the largest batch is one whose successor does not
-fit or was out of reach, and 128 were tried as well where they seemed possible; others were not.
+Memory is no straight line: near what a chip has, the compiler makes do with less an image, and some networks need less
+for 128 images than for 48. So the largest batch is one whose successor does not fit or was out of reach, and 128 were
+tried as well where they seemed possible; others were not.
 """
 _MISSING = (
     "\n{missing} of {total} cells are missing. `python docs/tpu.py` goes on where it stopped; "

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 # One more image is not tried where it would need this much more than there is, by the line through two batches.
 _HOPELESS = 1.03
-# Lanes of a vector register. The compiler may lay images along them; then fewer images need hardly less memory than so
-# many, or are laid otherwise and need more. Tried where an eighth of it fits, which padding may account for.
+# Lanes of a vector register. Some networks need less for so many images than for half of them, presumably because the
+# compiler then lays images along the lanes. Tried where an eighth of it fits.
 _LANES = 128
 
 
