@@ -12,11 +12,21 @@ import os
 import pathlib
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from deeplab_axial.errors import InputError
+
+# What a path may lead to instead of a file.
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -64,16 +74,46 @@ def move(source: str | os.PathLike, target: str | os.PathLike) -> None:
     os.rename(source, target)
 
 
-def read(path: str | os.PathLike) -> bytes:
+def read(path: str | os.PathLike, largest: int | None = None) -> bytes:
     """The content of a file.
+
+    Args:
+      path: of the file.
+      largest: most bytes that it may have; None for no limit.
 
     Raises:
       FileNotFoundError: there is none.
+      OSError: it is no regular file, see `check_regular`, or larger; errno.EFBIG then.
     """
+    check_regular(path)
     if is_remote(path):
         with _remote(path) as gfile, gfile.GFile(os.fspath(path), "rb") as file:
-            return file.read()
-    return pathlib.Path(path).read_bytes()
+            content = file.read(-1 if largest is None else largest + 1)
+    else:
+        with open(path, "rb") as file:
+            content = file.read(-1 if largest is None else largest + 1)
+    if largest is not None and len(content) > largest:
+        raise OSError(errno.EFBIG, f"larger than {largest:,} bytes", os.fspath(path))
+    return content
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Checks that a path leads to a file whose bytes can be read to an end; nothing is opened.
+
+    A FIFO waits for ever for who writes to it, and a device such as /dev/zero never ends. What is in a remote store
+    counts as regular.
+
+    Raises:
+      FileNotFoundError: there is nothing.
+      OSError: there is a folder, FIFO, device or socket; says which.
+    """
+    if is_remote(path):
+        return
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode):
+        return
+    kind = next(name for is_kind, name in _KINDS if is_kind(mode))
+    raise OSError(errno.EINVAL, f"{kind}, where a file is expected", os.fspath(path))
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 
@@ -121,3 +122,38 @@ def test_imports_no_tensorflow_for_files_of_this_machine(tmp_path):
     code = "import sys; from deeplab_axial import files; files.write_atomically(sys.argv[1], 'x'); "
     code += "assert files.read(sys.argv[1]) == b'x'; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True)
+
+
+def _fifo(path):
+    os.mkfifo(path)
+    return path
+
+
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (_fifo, "a FIFO"),
+        (_socket, "a socket"),
+        (lambda path: "/dev/zero", "a device"),
+        (lambda path: path.parent, "a folder"),
+    ],
+)
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, make, kind):
+    path = make(tmp_path / "x")
+    with pytest.raises(OSError, match=kind):
+        files.read(path)
+
+
+def test_a_limit_is_the_largest_file_that_is_read(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"1234")
+    assert files.read(path, largest=4) == b"1234"
+    with pytest.raises(OSError, match="larger than 3 bytes") as caught:
+        files.read(path, largest=3)
+    assert caught.value.errno == errno.EFBIG
