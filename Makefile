@@ -67,6 +67,7 @@ bench: venv  ## Measure; results go to benchmarks/results.
 	$(PY) benchmarks/axial_attention.py
 	$(PY) benchmarks/network.py
 	$(PY) benchmarks/postprocessing.py
+	$(PY) benchmarks/image_sizes.py
 	$(PY) benchmarks/input_pipeline.py
 
 clean:  ## Remove environments, caches and what the demo made.

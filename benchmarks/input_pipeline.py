@@ -26,9 +26,8 @@ import time
 import measure
 import tensorflow as tf
 from absl import app, flags
-from PIL import Image
 
-from deeplab_axial.data import pipeline, records, sampling, scenes, targets, transforms
+from deeplab_axial.data import image_bytes, pipeline, records, sampling, scenes, targets, transforms
 from deeplab_axial.data.converters import coco_panoptic
 from deeplab_axial.data.record_stream import shuffled_records
 
@@ -93,7 +92,8 @@ def _make_records(folder: pathlib.Path, encoding: str, height: int, width: int, 
     index = folder / "panoptic_train.json"
     if encoding == "png":
         for path in (folder / "train").glob("*.jpg"):
-            Image.open(path).save(path.with_suffix(".png"))
+            with image_bytes.opened(path.read_bytes()) as image:
+                image.save(path.with_suffix(".png"))
             path.unlink()
         content = json.loads(index.read_text())
         for entry in content["images"]:

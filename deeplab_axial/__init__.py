@@ -17,7 +17,7 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: str | os.PathLike) -> "PanopticModel":
+def load(path: str | os.PathLike, padding: str | None = None) -> "PanopticModel":
     """Loads a model that segments images.
 
     TensorFlow is imported by the first call, so that `import deeplab_axial` is quick.
@@ -25,6 +25,8 @@ def load(path: str | os.PathLike) -> "PanopticModel":
     Args:
       path: an export of this library; a folder of its versions, named by numbers, of which the newest is taken (as
         TensorFlow Serving does); a model folder, of which the newest checkpoint is taken; or a checkpoint's prefix.
+      padding: of a checkpoint's images: "evaluation" (None means it, too) pads them to the crop size, as evaluation
+        does; "minimal" to the smallest size that the network takes. An export has its own.
 
     Returns:
       The model; `predict` takes images.
@@ -34,4 +36,4 @@ def load(path: str | os.PathLike) -> "PanopticModel":
     """
     from deeplab_axial import api
 
-    return api.load(path)
+    return api.load(path, padding)

@@ -36,8 +36,20 @@ def names(message: Any) -> set[str]:
     return {name for _, text, _ in strings(message) for name in PLACEHOLDER.findall(text)}
 
 
-def fill(message: Any, values: Mapping[str, str]) -> None:
-    """Replaces the placeholders that `values` knows, in all strings of a message; the others stay."""
-    for _, text, replace in list(strings(message)):
-        if PLACEHOLDER.search(text):
+def fill(message: Any, values: Mapping[str, str]) -> list[str]:
+    """Replaces the placeholders that `values` knows, in all strings of a message; the others stay.
+
+    Returns:
+      A problem for each string that a value which is no text cannot be put into; it stays, too.
+    """
+    problems = []
+    for path, text, replace in list(strings(message)):
+        if not PLACEHOLDER.search(text):
+            continue
+        try:
             replace(PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), text))
+        except ValueError as error:  # a surrogate, from bytes of the command line or the environment
+            problems.append(
+                f"{path}: a placeholder must stand for UTF-8 text. Received: {text} ({error}). Give it another value."
+            )
+    return problems

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules that a config keeps: the tables of `config_tables`, and what needs more than one field to tell."""
 
-import difflib
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from deeplab_axial import config_label_space, config_placeholders, config_solver
+from deeplab_axial import config_label_space, config_limits, config_placeholders, config_solver
+from deeplab_axial.config_messages import nearest, show
 from deeplab_axial.config_tables import (
     ADDONS_OPTIMIZER,
     CHOICES,
@@ -22,13 +21,6 @@ from deeplab_axial.config_tables import (
 )
 
 MODES = ("train", "eval", "train_and_eval", "continuous_eval")
-
-
-def nearest(name: str, names: Collection[str]) -> str:
-    """'Did you mean "x"? ' for the name closest to `name`, or nothing, then all the names."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    hint = f'Did you mean "{close[0]}"? ' if close else ""
-    return f"{hint}Valid names: {', '.join(names) or 'none'}"
 
 
 def validate(
@@ -53,6 +45,10 @@ def validate(
     if mode is not None and mode not in MODES:
         raise ValueError(f"mode must be None or one of {', '.join(MODES)}. Received: {mode!r}. Name one of these")
     report = _Report(options, source)
+    for problem in config_limits.find_crowds(options):
+        report.add(*problem)
+    if report.problems:
+        return report.problems
     _check_tables(report)
     _check_model(report, backbone_names, refused_backbones or {})
     _check_training(report, mode)
@@ -62,6 +58,9 @@ def validate(
     _check_idle(report)
     _check_eval_scales(report)
     _check_placeholders(report, mode)
+    for problem in config_limits.find_problems(options):
+        if problem.path not in report.paths:
+            report.add(*problem)
     return list(dict.fromkeys(report.problems))
 
 
@@ -81,9 +80,11 @@ class _Report:
         self.options = options
         self.source = source
         self.problems: list[str] = []
+        self.paths: set[str] = set()
 
     def add(self, path: str, rule: str, received: Any, remedy: str) -> None:
-        self.problems.append(f"{self.source}: {path}: {rule}. Received: {_show(received)}. {remedy}.")
+        self.paths.add(path)
+        self.problems.append(f"{self.source}: {path}: {rule}. Received: {show(received)}. {remedy}.")
 
     def find(self, path: str) -> tuple[Any, Any]:
         """The message that holds the last field of `path`, and the field's descriptor."""
@@ -132,7 +133,7 @@ def _check_tables(report: _Report) -> None:
             repeated = isinstance(field.default_value, list)
             # Infinity passes most comparisons but is never meant.
             if not all(math.isfinite(v) and holds(v) for v in (value if repeated else [value])):
-                remedy = f"Correct it, or leave it out for the default {_show(field.default_value)}"
+                remedy = f"Correct it, or leave it out for the default {show(field.default_value)}"
                 report.add(path, f"each {rule}" if repeated else rule, value, remedy)
 
 
@@ -142,7 +143,7 @@ def _refusal_remedy(path: str, field: Any) -> str:
     if field.message_type is not None:
         return "Remove the section"
     default = field.default_value
-    text = "" if isinstance(default, list) else default if isinstance(default, str) else _show(default)
+    text = "" if isinstance(default, list) else default if isinstance(default, str) else show(default)
     return f'Remove the field, or override "{path}={text}"'
 
 
@@ -276,7 +277,7 @@ def _check_augmentations(report: _Report, path: str) -> None:
         name, largest = f"{path}.{limits.format('min')}", limits.format("max")
         low, high = report.get(name), report.get(f"{path}.{largest}")
         if low > high:
-            report.add(name, f"must be at most {largest} ({_show(high)})", low, "Swap or correct the two")
+            report.add(name, f"must be at most {largest} ({show(high)})", low, "Swap or correct the two")
 
 
 def _check_idle(report: _Report) -> None:
@@ -341,20 +342,3 @@ def _check_placeholders(report: _Report, mode: str | None) -> None:
             if needed.get(path, True):
                 remedy = f"Say --placeholder={name}=VALUE, or set the environment variable {name}"
                 report.add(path, f"placeholder ${{{name}}} is not filled", text, remedy)
-
-
-def _show(value: Any) -> str:
-    """A value as the text format writes it."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, float):
-        return format(value, ".7g")
-    if isinstance(value, int):
-        return str(value)
-    if hasattr(value, "DESCRIPTOR"):
-        return f"a {value.DESCRIPTOR.name} section"
-    return f"[{', '.join(_show(v) for v in value)}]"

@@ -25,6 +25,9 @@ def find_problems(options: Any) -> Iterator[tuple[str, str, Any, str]]:
     if options.HasField("train_dataset_options") and parts > 0 and batch % parts:
         rule = f"must be a multiple of gradient_accumulation_steps ({parts}), which share the batch out"
         yield "train_dataset_options.batch_size", rule, batch, "Change one of the two"
+    if solver.optimizer == "sgd" and solver.sgd_nesterov and solver.sgd_momentum == 0:
+        rule = "must be false without sgd_momentum, of which it is a form"
+        yield f"{_SOLVER}.sgd_nesterov", rule, True, "Remove it, or set sgd_momentum above 0"
     yield from _multiplier_problems(options)
 
 

@@ -131,6 +131,7 @@ RANGES: tuple[Range, ...] = (
             "trainer_options.solver_options.weight_decay",
             "trainer_options.solver_options.adamw_weight_decay",
             "trainer_options.solver_options.backbone_learning_rate_multiplier",
+            "trainer_options.seed",
             "*_dataset_options.resize_factor",
             "*_dataset_options.small_instance_threshold",
             "*_dataset_options.small_instance_weight",
@@ -166,6 +167,7 @@ RANGES: tuple[Range, ...] = (
         (
             "trainer_options.loss_options.classification_loss.label_smoothing",
             "trainer_options.solver_options.batchnorm_momentum",
+            "trainer_options.solver_options.sgd_momentum",
             "trainer_options.solver_options.ema_decay",
         ),
     ),

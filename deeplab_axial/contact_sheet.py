@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from deeplab_axial import keys, visualization
+from deeplab_axial import fonts, keys, visualization
 from deeplab_axial.data.label_space import LabelSpace, distinct_color
 from deeplab_axial.errors import InputError
 
@@ -227,10 +227,9 @@ def _legend(width, small_weight):
         sample[12:-12, 12:-12] = _SMALL
         sample[15:-15, 15:-15] = (150, 110, 90)
         items.insert(2, (sample, f"small instance: weight {small_weight:g} in the semantic loss"))
-    letters = visualization.font(_LEGEND_TEXT)
     places, left, top, gap = [], 12, 8, 12
     for _, text in items:
-        needed = side + gap + round(letters.getlength(text)) + 3 * gap
+        needed = side + gap + round(fonts.length(text, _LEGEND_TEXT)) + 3 * gap
         if left > 12 and left + needed > width:
             left, top = 12, top + side + 8
         places.append((left, top))
@@ -239,7 +238,7 @@ def _legend(width, small_weight):
     draw = ImageDraw.Draw(canvas)
     for (sample, text), (left, top) in zip(items, places):
         canvas.paste(Image.fromarray(np.rint(sample).astype(np.uint8)), (left, top))
-        draw.text((left + side + gap, top + side / 2), text, "white", letters, anchor="lm")
+        fonts.draw(draw, (left + side + gap, top + side / 2), text, _LEGEND_TEXT, "lm", fill="white")
     return np.array(canvas)
 
 

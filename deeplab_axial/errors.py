@@ -20,6 +20,10 @@ class WorkerLost(Exception):
     """Another process of the training is gone; the message names it and says what to do."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. What is cleaned up after Ctrl-C is after this, too; the command line exits with status 143."""
+
+
 class Interrupted(Exception):
     """SIGTERM or SIGINT (Ctrl-C) came, and a checkpoint was written first.
 

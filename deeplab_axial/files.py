@@ -7,17 +7,29 @@ Whatever the store, problems are OSErrors, FileNotFoundError among them. TensorF
 
 import contextlib
 import errno
-import json
+import functools
+import mmap
 import os
 import pathlib
 import re
 import shutil
 import stat
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from deeplab_axial import processes
 from deeplab_axial.errors import InputError
+
+# In each file that may be replaced: pages, pictures, videos, predictions. What lacks it is never written over.
+MARK = "written by deeplab-axial"
+# Of a remote file, so many bytes are searched for MARK, which lies near the start.
+_MARKED_BYTES = 4096
+# What TensorFlow takes for a pattern, also where it reads one file.
+_GLOB = re.compile(r"[*?\[\]\\]")
+_LONGEST_NAME = 255  # bytes, on almost all file systems
 
 # What a path may lead to instead of a file.
 _KINDS = (
@@ -28,16 +40,25 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 
+# A file of `temporary_name`: machine, process.
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})?-(\d+)\.tmp", re.DOTALL)
+_LONGEST_WRITE = 3600.0  # seconds that a file may take
+
 
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether a path names something in a store that the operating system does not know."""
     return "://" in os.fspath(path)
 
 
+def real_path(path: str | os.PathLike) -> str:
+    """One spelling for all that lead to the same place: absolute, without links; a remote path as it is."""
+    return os.fspath(path) if is_remote(path) else os.path.realpath(path)
+
+
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     """Writes a file that readers see complete or not at all, and makes the folders above it; text as UTF-8."""
     content = content.encode() if isinstance(content, str) else content
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         if is_remote(path):
             with _remote(path) as gfile, gfile.GFile(temporary, "wb") as file:
                 file.write(content)
@@ -57,7 +78,7 @@ def append(path: str | os.PathLike, text: str) -> None:
 
 def copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """Copies a file; the copy is complete or absent, and replaces what was there. Makes the folders above it."""
-    with _replacing(target) as temporary:
+    with replacing(target) as temporary:
         if is_remote(source) or is_remote(target):
             with _remote(source) as gfile:
                 gfile.copy(os.fspath(source), temporary, overwrite=True)
@@ -116,12 +137,64 @@ def check_regular(path: str | os.PathLike) -> None:
     raise OSError(errno.EINVAL, f"{kind}, where a file is expected", os.fspath(path))
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """The content of a JSON file; None without one."""
+def is_marked(path: str | os.PathLike) -> bool:
+    """Whether a file holds MARK, and so may be replaced; False for what is no regular file."""
     try:
-        return json.loads(read(path))
-    except FileNotFoundError:
-        return None
+        check_regular(path)
+        if is_remote(path):
+            with _remote(path) as gfile, gfile.GFile(os.fspath(path), "rb") as file:
+                return MARK.encode() in file.read(_MARKED_BYTES)
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(MARK.encode()) >= 0
+    except (OSError, ValueError):  # ValueError: an empty file
+        return False
+
+
+def without_glob(path: str | os.PathLike) -> str:
+    """A path to the same local files without characters of patterns, which TensorFlow would expand.
+
+    TensorFlow looks for the files of a checkpoint or SavedModel with its glob function, and does not find those in a
+    folder named "run[1]". The path leads through a link in a temporary folder, which is there until this process ends.
+
+    Args:
+      path: of a folder, or the prefix of a checkpoint.
+
+    Raises:
+      InputError: a path in a remote store has such a character.
+    """
+    path = os.fspath(path)
+    if not _GLOB.search(path):
+        return path
+    if is_remote(path):
+        raise InputError(f"Paths in remote stores must be free of * ? [ ] and \\. Received: {path}. Rename the folder.")
+    folder, name = os.path.split(os.path.abspath(path))
+    if not _GLOB.search(name):
+        return os.path.join(_link(folder), name)
+    plain = os.path.join(tempfile.mkdtemp(dir=_links().name), _GLOB.sub("_", name))
+    for other in names(folder):
+        if other == name or other.startswith(f"{name}."):
+            os.symlink(os.path.join(folder, other), plain + other.removeprefix(name))
+    return plain
+
+
+@functools.cache
+def _links() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="deeplab_axial.")
+
+
+@functools.cache
+def _link(folder: str) -> str:
+    link = os.path.join(tempfile.mkdtemp(dir=_links().name), "folder")
+    os.symlink(folder, link)
+    return link
+
+
+def check_parts(prefix: str) -> None:
+    """`check_regular` for all files that are named like a prefix and a dot, as PREFIX.index of a checkpoint."""
+    folder, name = os.path.split(prefix)
+    for other in [] if is_remote(prefix) else names(folder or "."):
+        if other.startswith(f"{name}."):
+            check_regular(os.path.join(folder, other))
 
 
 def exists(path: str | os.PathLike) -> bool:
@@ -200,13 +273,13 @@ def first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(path: str | os.PathLike) -> Iterator[str]:
+def replacing(path: str | os.PathLike) -> Iterator[str]:
     """Yields the name to write under, in the same folder, which is made; the file gets its own name at the end."""
     path = os.fspath(path)
-    folder, name = os.path.split(path)
+    folder = os.path.dirname(path)
     if folder:
         make_folder(folder)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         if is_remote(path):
@@ -217,6 +290,40 @@ def _replacing(path: str | os.PathLike) -> Iterator[str]:
             os.replace(temporary, path)
     finally:
         remove(temporary)
+
+
+def temporary_name(path: str | os.PathLike) -> str:
+    """A name for a file until it is complete; what a killed process left under such names in the folder is removed."""
+    folder, name = os.path.split(os.fspath(path))
+    _remove_leftovers(folder)
+    end = f".{processes.machine()}-{os.getpid()}.tmp"
+    start = os.fsencode(f".{name}")[: _LONGEST_NAME - len(end)].decode(errors="ignore")
+    return os.path.join(folder, f"{start}{end}")
+
+
+@functools.cache  # what is left is from before this process
+def _remove_leftovers(folder: str) -> None:
+    """Removes files of `temporary_name` whose process is gone, or, on another machine, which are an hour old."""
+    with contextlib.suppress(OSError):
+        for name in names(folder or os.curdir):
+            match = _TEMPORARY.fullmatch(name)
+            if match is None:
+                continue
+            path = os.path.join(folder, name)
+            if match[1] and match[1] == processes.machine():
+                is_left = not processes.is_alive(int(match[2]))
+            else:
+                is_left = time.time() - _modified(path) > _LONGEST_WRITE
+            if is_left:
+                remove(path)
+
+
+def _modified(path: str) -> float:
+    """When a file was written to, in seconds since 1970; now, where a store does not tell."""
+    if is_remote(path):
+        with _remote(path) as gfile:
+            return gfile.stat(path).mtime_nsec / 1e9 or time.time()
+    return os.stat(path).st_mtime
 
 
 @contextlib.contextmanager

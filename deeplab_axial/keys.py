@@ -52,6 +52,7 @@ NUM_CENTERS = "num_centers"
 INSTANCE_SCORES = "instance_scores"
 INSTANCE_CLASSES = "instance_classes"
 INSTANCE_PANOPTIC_IDS = "instance_panoptic_ids"
+NUM_SURPLUS = "num_surplus"
 STUFF_SCORES = "stuff_scores"
 
 # Loss terms, weighted; TOTAL_LOSS is their sum.
@@ -62,7 +63,7 @@ CLASSIFICATION_LOSS = "classification_loss"
 TOTAL_LOSS = "total_loss"
 
 TABLE: dict[str, Entry] = {
-    IMAGE: Entry("[B, H, W, 3]", "float32", "RGB, 0 to 255, padded below and to the right with 127.5"),
+    IMAGE: Entry("[B, H, W, 3]", "float32", "RGB, 0 to 255, padded below and to the right, see data.transforms"),
     IMAGE_NAME: Entry("[B]", "string", "name of the image in its data set; empty for padding of the last batch"),
     RAW_SIZE: Entry("[B, 2]", "int32", "(height, width) of the image on disk, pixels"),
     RESIZED_SIZE: Entry("[B, 2]", "int32", "(height, width) of the image inside IMAGE, before padding, pixels"),
@@ -96,6 +97,7 @@ TABLE: dict[str, Entry] = {
     ),
     INSTANCE_CLASSES: Entry("[B, K]", "int32", "class of most pixels of the centre's instance; -1 without pixels"),
     INSTANCE_PANOPTIC_IDS: Entry("[B, K]", "int32", "of the instance in PANOPTIC_MAP; void where it is not there"),
+    NUM_SURPLUS: Entry("[B]", "int32", "instances that are void because label_divisor holds no more of their class"),
     STUFF_SCORES: Entry("[B, C]", "float32", "mean probability of each stuff segment; 0 for things and without pixels"),
     SEMANTIC_LOSS: Entry("[B]", "float32", "per image, weighted"),
     CENTER_LOSS: Entry("[B]", "float32", "per image, weighted"),

@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, PngImagePlugin
 
-from deeplab_axial import files
+from deeplab_axial import files, fonts
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 
@@ -141,7 +141,7 @@ def side_by_side(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:
     for i, (title, image) in enumerate(panels):
         left = i * (w + gap)
         draw.rectangle((left, 0, left + w - 1, bar - 1), fill=_TITLE_BACKGROUND)
-        draw.text((left + w / 2, bar / 2), _shorten(title, size, w - size), "white", font(size), anchor="mm")
+        fonts.draw(draw, (left + w / 2, bar / 2), _shorten(title, size, w - size), size, "mm", fill="white")
         canvas.paste(Image.fromarray(image), (left, bar))
     return np.array(canvas)
 
@@ -181,7 +181,7 @@ def shrink(picture: np.ndarray, max_width: int) -> np.ndarray:
 
 
 def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Writes a PNG file that is complete or absent, and the folders above it.
+    """Writes a PNG file that is complete or absent and holds `files.MARK`, and the folders above it.
 
     Args:
       path: the file; one that exists is replaced.
@@ -223,8 +223,17 @@ def _encode(array, name, options):
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise ValueError(f"`array` must be uint8 [H, W, 3] or [H, W]. Received: {array.dtype} {array.shape}.")
     buffer = io.BytesIO()
+    if name == "PNG":
+        options = {**options, "pnginfo": _marked()}
     Image.fromarray(array).save(buffer, format=name, **options)
     return buffer.getvalue()
+
+
+def _marked() -> PngImagePlugin.PngInfo:
+    """A note in the file that this program may replace it."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", files.MARK)
+    return info
 
 
 def _check_image(image):
@@ -324,18 +333,11 @@ def contours(index: np.ndarray, width: int) -> np.ndarray:
     return edges
 
 
-@functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of all pictures, `size` pixels high."""
-    return ImageFont.load_default(size=size)
-
-
 def _shorten(title, size, width):
     """The title, or as much of it as fits `width` pixels."""
-    letters = font(size)
-    if letters.getlength(title) <= width:
+    if fonts.length(title, size) <= width:
         return title
-    while title and letters.getlength(title + "...") > width:
+    while title and fonts.length(title + "...", size) > width:
         title = title[:-1]
     return title.rstrip() + "..."
 
@@ -353,7 +355,7 @@ def _draw_names(canvas, index, areas, names):
         if names[s] is None:
             continue
         for size in sizes:
-            width = font(size).getlength(names[s])
+            width = fonts.length(names[s], size)
             box = (round(0.5 * size / step), round(0.5 * width / step))  # Half height and half width, on the grid.
             place = _best_place(grid == s, occupied, box)
             if place is None:
@@ -362,7 +364,8 @@ def _draw_names(canvas, index, areas, names):
             occupied[max(0, y - box[0]) : y + box[0] + 1, max(0, x - box[1]) : x + box[1] + 1] = True
             position = ((x + 0.5) * step, (y + 0.5) * step)
             stroke = max(1, round(size / 9))
-            draw.text(position, names[s], "white", font(size), "mm", stroke_width=stroke, stroke_fill=(20, 20, 24))
+            options = {"fill": "white", "stroke_width": stroke, "stroke_fill": (20, 20, 24)}
+            fonts.draw(draw, position, names[s], size, "mm", **options)
             break
     return np.array(picture)
 

@@ -12,23 +12,27 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "deeplab_axial"
 
-_LEAVES = ("keys", "errors")
+_LEAVES = ("keys", "errors", "files", "json_files")
 # What a part of the package may import of ours, itself included; parts without a row are bound by FORBIDDEN alone.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "keys": (),
     "errors": (),
+    "processes": (),
+    "files": ("errors", "processes"),
+    "json_files": ("files", "errors"),
+    "locks": ("errors", "files", "processes"),
     "layers": ("layers", *_LEAVES),
     "backbones": ("backbones", "layers", *_LEAVES),
     "models": ("models", "backbones", "layers", *_LEAVES),
     "importing": ("importing", "models", "backbones", "layers", *_LEAVES),
-    "data": ("data", *_LEAVES),
+    "data": ("data", "locks", *_LEAVES),
     "losses": ("losses", *_LEAVES),
     "postprocessing": ("postprocessing", *_LEAVES),
     "metrics": ("metrics", *_LEAVES),
 }
 # What only the named parts may import.
 ONLY_FOR: dict[str, tuple[str, ...]] = {
-    "protos": ("protos", "config", "builders", "api", "cli"),
+    "protos": ("protos", "config", "config_text", "builders", "api", "cli"),
     "config": ("builders", "api", "cli"),
     "builders": ("builders", "api", "cli"),
     "api": ("__init__", "cli"),
@@ -137,6 +141,34 @@ def test_files_are_licensed_and_belong_to_no_machine():
     for path in files():
         found += text_violations(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
     assert not found, "\n".join(found)
+
+
+OPENS_IMAGES = re.compile(
+    r"\bImage\.open\(|\bImageFile\.Parser|\btf\.(?:io|image)\.decode_(?:image|png|jpeg|bmp|gif)\("
+)
+OPENER = f"{PACKAGE}/data/image_bytes.py"
+# The map of a record is checked against the size that the record says, which may be its own limit.
+MAP_OF_A_RECORD = "tf.io.decode_png(png, channels=4)"
+
+
+def opening_violations(path: str, text: str) -> list[str]:
+    """Where images are opened outside OPENER, which limits their formats and sizes."""
+    lines = enumerate(text.replace(MAP_OF_A_RECORD, "").splitlines(), start=1)
+    return [f"{path}:{number}: open images with {OPENER}" for number, line in lines if OPENS_IMAGES.search(line)]
+
+
+def test_images_are_opened_in_one_place():
+    found = []
+    for path in files():
+        name = path.relative_to(ROOT).as_posix()
+        if name.endswith(".py") and name.startswith((PACKAGE, "benchmarks")) and name != OPENER:
+            found += opening_violations(name, path.read_text(encoding="utf-8"))
+    assert not found, "\n".join(found)
+    assert OPENS_IMAGES.search((ROOT / OPENER).read_text(encoding="utf-8"))
+    for bad in ("with Image.open(x) as y:", "x = PIL.Image.open(y)", "tf.io.decode_image(x)", "tf.io.decode_png(x)"):
+        (violation,) = opening_violations("a.py", f"import x\n    {bad}\n")
+        assert violation.startswith("a.py:2: ")
+    assert not opening_violations("a.py", "def decode_image(x):\n    return sampling.decode_image(x)\n")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from deeplab_axial import builders, config
+from deeplab_axial import builders, config, keys
 from deeplab_axial.errors import InputError
 from deeplab_axial.training.trainer import StepOptions
 from tests.training import mini
@@ -70,6 +70,45 @@ def test_a_multiplier_of_zero_freezes():
     trainer.train(mini.iterator(trainer), 3)
     np.testing.assert_array_equal(trainer.model.backbone.kernel.numpy(), before)
     assert list(trainer.objects) == ["optimizer"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_frozen_part_whose_statistics_are_held_stays_what_it_was(hold):
+    options = config.load(TINY)
+    entry = options.trainer_options.solver_options.learning_rate_multiplier.add(part="backbone", multiplier=0)
+    entry.hold_statistics = hold
+    model = builders.build_model(options)
+    space = builders.load_label_space("cityscapes_panoptic")
+    trainer = builders.build_trainer(options, tf.distribute.get_strategy(), model, builders.build_loss(options, space))
+    before = [variable.numpy() for variable in model.backbone.variables]
+    rng = np.random.default_rng(0)
+    h, w = options.train_dataset_options.crop_size
+    batch = {
+        keys.IMAGE: tf.constant(rng.uniform(0, 255, [4, h, w, 3]), tf.float32),
+        keys.SEMANTIC_TARGET: tf.constant(rng.integers(0, 8, [4, h, w]), tf.int32),
+        keys.OFFSET_TARGET: tf.zeros([4, h, w, 2]),
+        **{key: tf.ones([4, h, w]) for key in (keys.SEMANTIC_WEIGHT, keys.CENTER_WEIGHT, keys.OFFSET_WEIGHT)},
+        keys.CENTER_TARGET: tf.zeros([4, h, w]),
+    }
+    trainer.train(iter(tf.data.Dataset.from_tensors(batch).repeat()), 2)
+    same = [np.array_equal(variable, value) for variable, value in zip(model.backbone.variables, before)]
+    moving = ["moving" in variable.name for variable in model.backbone.variables]
+    assert all(same) if hold else [not s for s in same] == moving
+
+
+def test_sgd_is_that_of_deeplab2_unless_the_config_says_otherwise():
+    def momentum(*overrides):
+        options = _options("optimizer=sgd", *overrides)
+        options.trainer_options.solver_options.ClearField("lookahead")
+        optimizer = builders.build_optimizer(options)
+        return optimizer.momentum, optimizer.nesterov
+
+    assert momentum() == (pytest.approx(0.9), False)
+    assert momentum("sgd_momentum=0.5", "sgd_nesterov=true") == (0.5, True)
+    assert momentum("sgd_momentum=0") == (0, False)
+    with pytest.raises(InputError, match="sgd_nesterov: must be false without sgd_momentum"):
+        _options("optimizer=sgd", "sgd_momentum=0", "sgd_nesterov=true")
 
 
 def test_the_flavor_of_deeplab2_does_not_decay_and_says_so(caplog):

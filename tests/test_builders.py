@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from deeplab_axial import builders, config, keys
 from deeplab_axial.errors import InputError
@@ -162,6 +163,28 @@ def test_classification(policy):
     assert not any("decoder" in weight.name for weight in model.weights)
     channels = model.backbone(tf.zeros([1, 64, 64, 3]))["res5"].shape[-1]
     assert _parameters(model) - _parameters(model.backbone) == (channels + 1) * 10
+
+
+def test_a_program_whose_keras_is_set_otherwise():
+    backend = tf_keras.backend
+    options = config.load(TINY)
+    images = tf.random.stateless_uniform([1, 33, 33, 3], [1, 2])
+    expected = builders.build_model(options)
+    backend.set_image_data_format("channels_first")
+    backend.set_floatx("float16")
+    try:
+        model = builders.build_model(options)
+        assert (backend.image_data_format(), backend.floatx()) == ("channels_first", "float16")
+        model.set_weights(expected.get_weights())
+        found = tf.function(model, autograph=False)(images, training=False, scale=1.0)
+        builders.set_precision_and_seed(options.trainer_options)
+        assert (backend.image_data_format(), backend.floatx()) == ("channels_last", "float32")
+    finally:
+        backend.set_image_data_format("channels_last")
+        backend.set_floatx("float32")
+    assert {weight.dtype for weight in model.weights} == {tf.float32}
+    for key, value in tf.function(expected, autograph=False)(images, training=False, scale=1.0).items():
+        np.testing.assert_array_equal(found[key], value)
 
 
 def test_the_loss_is_that_of_the_model():

@@ -84,7 +84,7 @@ def test_a_missing_file_names_itself_its_referrer_and_a_near_name(folder):
     (folder / "binary.textproto").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8 text"):
         config.load(folder / "binary.textproto")
-    with pytest.raises(InputError, match="directory"):
+    with pytest.raises(InputError, match="a folder, where a file is expected"):
         config.load(folder)
 
 

@@ -167,9 +167,17 @@ def test_imagenet_is_trained_on_for_130_epochs(images):
         assert solver.warmup_steps == round(10 * 1_281_167 / images)
         assert solver.base_learning_rate == pytest.approx(0.05 * images / 128)
         assert solver.weight_decay == pytest.approx(8e-5)
-        assert (solver.optimizer, solver.learning_policy) == ("sgd", "cosine")
+        assert (solver.optimizer, solver.sgd_nesterov, solver.learning_policy) == ("sgd", True, "cosine")
+        assert solver.sgd_momentum == pytest.approx(0.9)
         assert options.trainer_options.loss_options.classification_loss.label_smoothing == pytest.approx(0.1)
         assert options.train_dataset_options.augmentations.HasField("inception_crop")
+
+
+def test_batch_normalisation_sees_two_images_on_every_number_of_devices():
+    for name in ROWS:
+        options = _load(name)
+        for devices in (1, options.train_dataset_options.batch_size):
+            builders.check_batch_statistics(options, devices)
 
 
 @pytest.mark.parametrize("path", BASES, ids=lambda path: path.stem)

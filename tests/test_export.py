@@ -72,7 +72,9 @@ def module(exported):
 
 def test_writes_a_saved_model_with_its_description(exported):
     _, found = export.load(str(exported))
-    assert found == dataclasses.replace(METADATA, tensorflow_version=tf.__version__, created=found.created)
+    assert found == dataclasses.replace(
+        METADATA, padding="evaluation", tensorflow_version=tf.__version__, created=found.created
+    )
     assert datetime.datetime.fromisoformat(found.created).utcoffset() == datetime.timedelta(0)
     assert [p.name for p in exported.parent.iterdir()] == ["one"]
     content = json.loads((exported / export.METADATA_FILE).read_text())
@@ -81,7 +83,7 @@ def test_writes_a_saved_model_with_its_description(exported):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("size", [(1, 1), (1, 20), (31, 1), (16, 16), (33, 49), (47, 65)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 20), (31, 1), (16, 16), (33, 49), (47, 90)])
 def test_every_signature_predicts_what_the_predictor_does(module, batch, size):
     images = _images(*size, batch=batch)
     files = tf.constant([tf.io.encode_png(image).numpy() for image in images])
@@ -99,13 +101,30 @@ def test_every_signature_predicts_what_the_predictor_does(module, batch, size):
     assert set(raw) == set(OUTPUTS)
     for key, value in _Network()(x, training=False, scale=1.0).items():
         np.testing.assert_allclose(raw[key], value, rtol=1e-6, atol=1e-6)
-    assert raw[keys.OFFSET_MAP].shape == (batch, *(4 * -((1 - n) // 16) + 1 for n in size), 2)
+    padded = (17, 25 if size[1] > 81 else 21)  # the crop of 65 x 81 at stride 4, or the next 16 k + 1
+    assert raw[keys.OFFSET_MAP].shape == (batch, *padded, 2)
 
 
 def test_jpeg_files_are_decoded_as_everywhere(module):
     file = tf.io.encode_jpeg(SAMPLES[0]).numpy()
     image = tf.io.decode_image(file, channels=3, expand_animations=False)
     np.testing.assert_array_equal(module.encoded([file])[keys.PANOPTIC_MAP], module.serve(image[None])["panoptic"])
+
+
+@pytest.mark.parametrize("value_range", [(0, 4095), None])
+def test_files_of_16_bits_are_scaled_as_the_training_data_were(value_range):
+    found = export.Metadata.from_json(dataclasses.replace(METADATA, value_range=value_range).to_json())
+    assert found.value_range == value_range
+    values = SAMPLES[0].astype(np.uint16) << 4
+    module = signatures.build(_predictor(), export.Variant(), value_range=value_range)
+    files = [tf.io.encode_png(values).numpy()]
+    if value_range is None:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="value range is not known"):
+            module.encoded(files)
+        return
+    expected = module.serve(SAMPLES[:1])
+    for key, entry in module.encoded(files).items():
+        np.testing.assert_array_equal(entry, expected[key])
 
 
 def test_files_that_do_not_go_together(module):
@@ -246,7 +265,7 @@ def test_an_empty_folder_is_taken_and_a_full_one_refused(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--output_dir=.*file/one cannot be written \(.*\)\. Name another folder"):
+    with pytest.raises(InputError, match=r"--output_dir=.*file/one cannot be written \(.*\)\. Free space there, or"):
         export.write(_predictor(), METADATA, str(tmp_path / "file" / "one"), SAMPLES)
 
 
@@ -266,8 +285,9 @@ def test_another_folder_is_no_export(tmp_path, content):
 
 def test_descriptions_of_older_exports_are_read():
     content = json.loads(METADATA.to_json())
-    for name in ("git_revision", "precision", "variant", "tensorflow_version", "created"):
+    for name in ("git_revision", "precision", "variant", "padding", "tensorflow_version", "created"):
         del content[name]
+    assert METADATA.padding == "minimal"
     assert export.Metadata.from_json(json.dumps(content)) == dataclasses.replace(METADATA, git_revision=None)
 
 

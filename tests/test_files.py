@@ -6,11 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import tensorflow as tf
 
-from deeplab_axial import files
+from deeplab_axial import files, processes
 from deeplab_axial.errors import InputError
 
 
@@ -157,3 +158,43 @@ def test_a_limit_is_the_largest_file_that_is_read(tmp_path):
     with pytest.raises(OSError, match="larger than 3 bytes") as caught:
         files.read(path, largest=3)
     assert caught.value.errno == errno.EFBIG
+
+
+def _process_that_is_gone() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_killed_processes_left_is_removed_at_the_first_write(tmp_path):
+    here, gone = processes.machine(), _process_that_is_gone()
+    left = [f".a.png.{here}-{gone}.tmp", f".old.json.0123abcd-{gone}.tmp"]
+    kept = [
+        f".b.json.{here}-{os.getppid()}.tmp",  # its process lives
+        ".c.json.0123abcd-7.tmp",  # of another machine, a moment old
+        *(f".d.{gone}.tmp", f"a.{here}-{gone}.tmp", "e.tmp", ".f"),  # not ours
+    ]
+    for name in (*left, *kept):
+        (tmp_path / name).write_text("x")
+    hours_ago = time.time() - 2 * 3600
+    os.utime(tmp_path / left[1], (hours_ago, hours_ago))
+    files.write_atomically(tmp_path / "new", "x")
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "new"])
+
+
+def test_leftovers_in_a_store(tmp_path):
+    folder = f"ram://{tmp_path.name}/left"
+    left = f"{folder}/.a.{processes.machine()}-{_process_that_is_gone()}.tmp"
+    files.append(f"{folder}/.b.0123abcd-7.tmp", "x")
+    files.append(left, "x")
+    files.write_atomically(f"{folder}/new", "x")
+    assert files.names(folder) == [".b.0123abcd-7.tmp", "new"]
+
+
+def test_a_real_path_is_one_spelling(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(tmp_path, tmp_path / "link")
+    assert {files.real_path(path) for path in ("a", "./a", "link/a", tmp_path / "b" / ".." / "a")} == {
+        os.path.realpath(tmp_path / "a")
+    }
+    assert files.real_path("gs://bucket/./a") == "gs://bucket/./a"

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from deeplab_axial import keys
 from deeplab_axial.data.pipeline import ImageOptions
-from deeplab_axial.inference import Predictor
+from deeplab_axial.inference import EVALUATION, MINIMAL, Predictor
 from deeplab_axial.models.decoder import Decoder
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab, upsample
 from deeplab_axial.postprocessing.multi_scale import PLAIN, MultiScale
@@ -24,9 +24,9 @@ def network():
     return model
 
 
-def _predictor(model, multi_scale: MultiScale = PLAIN, **options) -> Predictor:
+def _predictor(model, multi_scale: MultiScale = PLAIN, padding: str = EVALUATION, **options) -> Predictor:
     postprocessor = PostProcessor(5, (1, 2), 1000, 255, center_score_threshold=0.0, nms_kernel=7, keep_k_centers=20)
-    return Predictor(model, postprocessor, 16, ImageOptions(crop_size=(65, 81), **options), multi_scale)
+    return Predictor(model, postprocessor, 16, ImageOptions(crop_size=(65, 81), **options), multi_scale, padding)
 
 
 def _images(height: int, width: int, batch: int = 1) -> tf.Tensor:
@@ -34,10 +34,22 @@ def _images(height: int, width: int, batch: int = 1) -> tf.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("size", "padded"), [((65, 81), (65, 81)), ((50, 66), (65, 81)), ((33, 34), (33, 49)), ((1, 1), (1, 1))]
+    ("padding", "size", "padded"),
+    [
+        (EVALUATION, (65, 81), (65, 81)),
+        (EVALUATION, (33, 34), (65, 81)),
+        (EVALUATION, (1, 1), (65, 81)),
+        (EVALUATION, (66, 34), (81, 81)),
+        (EVALUATION, (33, 90), (65, 97)),
+        (MINIMAL, (50, 66), (65, 81)),
+        (MINIMAL, (33, 34), (33, 49)),
+        (MINIMAL, (1, 1), (1, 1)),
+    ],
 )
-def test_images_are_padded_to_the_stride_and_cut_back(network, size, padded):
-    predictor = _predictor(network)
+def test_images_are_padded_and_cut_back(network, padding, size, padded):
+    predictor = _predictor(network, padding=padding)
+    assert predictor.padded_size(size) == padded
+    assert predictor.padded_size(tf.constant(size)).numpy().tolist() == list(padded)
     images = _images(*size, batch=2)
     x = np.full((2, *padded, 3), 127.5, np.float32)
     x[:, : size[0], : size[1]] = images
@@ -89,7 +101,7 @@ class _Constant:
 
 def test_resized_images_come_back_at_their_own_size():
     model = _Constant()
-    found = _predictor(model, min_resize=33, max_resize=65).predict_images(_images(65, 97))
+    found = _predictor(model, padding=MINIMAL, min_resize=33, max_resize=65).predict_images(_images(65, 97))
     assert model.sizes == [(33, 49)]
     for name in MAPS:
         assert found[name].shape == (1, 65, 97)
@@ -100,15 +112,41 @@ def test_resized_images_come_back_at_their_own_size():
     assert found[keys.NUM_CENTERS] == 1
 
 
+@pytest.mark.parametrize("size", [(3, 700), (700, 2), (1, 1)])
+def test_thin_images_are_resized_to_a_pixel_at_least(network, size):
+    predictor = _predictor(network, min_resize=65, max_resize=65)
+    function = tf.function(
+        predictor.predict_images, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False
+    )
+    for predict in (predictor.predict_images, function):
+        found = predict(_images(*size))
+        for name in MAPS:
+            assert found[name].shape == (1, *size)
+
+
 def test_the_resize_factor_leaves_no_padding():
     model = _Constant()
-    _predictor(model, resize_factor=16).predict_images(_images(40, 60))
+    _predictor(model, padding=MINIMAL, resize_factor=16).predict_images(_images(40, 60))
     assert model.sizes == [(49, 65)]
+
+
+def test_what_is_resized_is_padded_as_in_evaluation():
+    model = _Constant()
+    _predictor(model, resize_factor=16).predict_images(_images(40, 60))
+    _predictor(model, max_resize=33).predict_images(_images(65, 97))
+    _predictor(model, min_resize=90).predict_images(_images(45, 45))
+    assert model.sizes == [(65, 81), (65, 81), (97, 97)]
+
+
+def test_another_padding_is_refused():
+    with pytest.raises(ValueError, match=r"padding must be evaluation or minimal\. Received: 'crop'"):
+        _predictor(None, padding="crop")
 
 
 def test_scales_count_from_the_padded_input():
     model = _Constant()
-    found = _predictor(model, MultiScale((0.5, 1.0, 1.3), True), min_resize=49).predict_images(_images(60, 80))
+    multi_scale = MultiScale((0.5, 1.0, 1.3), True)
+    found = _predictor(model, multi_scale, padding=MINIMAL, min_resize=49).predict_images(_images(60, 80))
     assert model.sizes == [(25, 33), (25, 33), (49, 65), (49, 65), (63, 84), (63, 84)]
     assert model.scales == [0.5, 0.5, 1, 1, 1.3, 1.3]
     assert found[keys.PANOPTIC_MAP].shape == (1, 60, 80)

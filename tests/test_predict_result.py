@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a result says and what is written of it."""
 
+import dataclasses
 import errno
 import io
+import json
 import os
 import pathlib
 
@@ -13,6 +15,8 @@ from PIL import Image
 from deeplab_axial import keys
 from deeplab_axial.errors import InputError
 from deeplab_axial.predict import PanopticModel
+from deeplab_axial.predict.ground_truth import GroundTruth
+from deeplab_axial.predict.inputs import Input
 from deeplab_axial.predict.output import Output
 from deeplab_axial.predict.result import Result, find_segments
 from tests.colors import SPACE, VOID, Colors, make_pixels
@@ -121,19 +125,39 @@ def _fill_disk(monkeypatch):
     monkeypatch.setattr(pathlib.Path, "write_bytes", write_bytes)
 
 
+def test_ground_truth_with_more_instances_than_ids(tmp_path):
+    ids = np.arange(1, 13, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(np.stack([ids, ids * 0, ids * 0], -1)).save(tmp_path / "a.png")
+    segments = [{"id": i, "category_id": 17} for i in range(1, 13)]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
+        "categories": [{"id": 17, "name": "cat", "isthing": 1}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    for divisor in (13, 12):
+        space = dataclasses.replace(SPACE, label_divisor=divisor)
+        truth = GroundTruth(str(tmp_path / "truth.json"), str(tmp_path), space)
+        if divisor == 13:
+            np.testing.assert_array_equal(truth.read("a.jpg", (3, 4)), 2 * 13 + ids)
+            continue
+        with pytest.raises(InputError, match=r"holds 11 segments of a class\. Received: more of 'cat'"):
+            truth.read("a.jpg", (3, 4))
+
+
 class TestOutput:
     def test_a_full_disk_leaves_no_part_of_a_file(self, model, tmp_path, monkeypatch):
         output = Output(str(tmp_path), SPACE)
-        output.add_image("a/x.jpg", "x", model.predict(make_pixels()))
+        output.add_image(Input("a/x.jpg", "x.jpg"), "x", model.predict(make_pixels()))
         _fill_disk(monkeypatch)
         with pytest.raises(InputError, match=r"y\.png cannot be written \(.*No space left"):
-            output.add_image("a/y.jpg", "y", model.predict(make_pixels()))
+            output.add_image(Input("a/y.jpg", "y.jpg"), "y", model.predict(make_pixels()))
         with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)\. Make room"):
-            output.finish()
+            output.save()
         files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
-        assert files == ["panoptic", "panoptic/x.png", "x.png"]
+        assert files == ["panoptic", "panoptic/x.png", "predictions.json", "x.png"]
 
     def test_older_predictions_do_not_stay(self, tmp_path):
         (tmp_path / "predictions.json").write_text("{}")
-        Output(str(tmp_path), SPACE).finish()
-        assert not (tmp_path / "predictions.json").exists()
+        Output(str(tmp_path), SPACE).start()
+        assert json.loads((tmp_path / "predictions.json").read_text())["images"] == []

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deeplab_axial import locks
 from deeplab_axial.errors import InputError
 from deeplab_axial.predict import PanopticModel, video
+from deeplab_axial.predict.inputs import Input
 from deeplab_axial.predict.output import Output
 from tests.test_predict import SPACE, Colors
 
@@ -109,8 +111,9 @@ class TestOutput:
     def test_a_video_becomes_a_video_of_overlays(self, clip, tmp_path, batch_size):
         model = PanopticModel(Colors(), SPACE, "a table")
         output = Output(str(tmp_path / "out"), SPACE)
-        output.add_video("clip", video.Reader(clip), model, batch_size, keep_frames=True)
-        output.finish()
+        output.start()
+        output.add_video(Input(clip, "clip.mp4"), "clip", video.Reader(clip), model, batch_size, keep_frames=True)
+        output.save()
         frames = list(video.Reader(str(tmp_path / "out" / "clip.mp4")))
         originals = list(video.Reader(clip))
         assert len(frames) == 12
@@ -126,15 +129,67 @@ class TestOutput:
 
     def test_maps_of_frames_only_when_asked(self, clip, tmp_path):
         output = Output(str(tmp_path / "out"), SPACE)
-        output.add_video("clip", video.Reader(clip), PanopticModel(Colors(), SPACE, "a table"), 4, keep_frames=False)
-        output.finish()
+        output.start()
+        output.add_video(
+            Input(clip, "clip.mp4"),
+            "clip",
+            video.Reader(clip),
+            PanopticModel(Colors(), SPACE, "a table"),
+            4,
+            keep_frames=False,
+        )
+        output.save()
         files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*"))
-        assert files == ["clip.mp4", "panoptic"]
+        assert files == ["clip.mp4", "panoptic", "predictions.json"]
+
+    def test_without_maps_no_folder_is_made_or_locked_for_them(self, clip, tmp_path, monkeypatch):
+        monkeypatch.setattr(locks, "partial_folder", None)
+        output = Output(str(tmp_path / "out"), SPACE)
+        output.start()
+        model = PanopticModel(Colors(), SPACE, "a table")
+        output.add_video(Input(clip, "sub/clip.mp4"), "sub/clip", video.Reader(clip), model, 4, keep_frames=False)
+        assert (tmp_path / "out" / "sub" / "clip.mp4").is_file()
+        assert not list((tmp_path / "out" / "panoptic").iterdir())
 
     def test_nothing_of_a_damaged_video_stays(self, clip, tmp_path):
         _cut(clip)
         output = Output(str(tmp_path / "out"), SPACE)
+        output.start()
         with pytest.raises(InputError, match="cut short"):
-            output.add_video("clip", video.Reader(clip), PanopticModel(Colors(), SPACE, "x"), 4, keep_frames=True)
-        output.finish()
-        assert [path.name for path in (tmp_path / "out").rglob("*")] == ["panoptic"]
+            output.add_video(
+                Input(clip, "clip.mp4"),
+                "clip",
+                video.Reader(clip),
+                PanopticModel(Colors(), SPACE, "x"),
+                4,
+                keep_frames=True,
+            )
+        output.save()
+        assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["panoptic", "predictions.json"]
+
+    @pytest.mark.parametrize("keep_frames", [False, True])
+    def test_nor_of_the_run_before(self, clip, tmp_path, keep_frames):
+        output = Output(str(tmp_path / "out"), SPACE)
+        output.start()
+        model = PanopticModel(Colors(), SPACE, "x")
+
+        def add():
+            output.add_video(Input(clip, "clip.mp4"), "clip", video.Reader(clip), model, 4, keep_frames)
+
+        add()
+        assert (tmp_path / "out" / "clip.mp4").is_file()
+        _cut(clip)
+        with pytest.raises(InputError, match="cut short"):
+            add()
+        found = sorted(path.name for path in (tmp_path / "out").rglob("*"))
+        assert found == ["panoptic", "predictions.json"]
+
+    def test_what_is_not_ours_stays(self, clip, tmp_path):
+        output = Output(str(tmp_path / "out"), SPACE)
+        output.start()
+        (tmp_path / "out" / "clip.mp4").write_text("mine")
+        _cut(clip)
+        model = PanopticModel(Colors(), SPACE, "x")
+        with pytest.raises(InputError, match="cut short"):
+            output.add_video(Input(clip, "clip.mp4"), "clip", video.Reader(clip), model, 4, keep_frames=False)
+        assert (tmp_path / "out" / "clip.mp4").read_text() == "mine"

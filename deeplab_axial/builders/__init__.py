@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """From config messages to objects: the only bridge between the two."""
 
+from deeplab_axial.builders.batch_statistics import check_batch_statistics
 from deeplab_axial.builders.data import (
     build_evaluation_dataset,
+    build_evaluation_image_options,
     build_image_options,
     build_training_dataset,
     check_classes,
     check_same_classes,
+    data_warnings,
+    expected_images,
     open_records,
     open_source,
 )
@@ -34,6 +38,7 @@ from deeplab_axial.builders.training import (
     build_optimizer,
     build_trainer,
     check_statistics,
+    learning_rate,
     set_precision_and_seed,
 )
 
@@ -41,6 +46,7 @@ __all__ = [
     "SHIPPED_NAMES",
     "build_backbone",
     "build_evaluation_dataset",
+    "build_evaluation_image_options",
     "build_image_options",
     "build_label_space",
     "build_loop_options",
@@ -56,10 +62,14 @@ __all__ = [
     "build_symbolic_model",
     "build_trainer",
     "build_training_dataset",
+    "check_batch_statistics",
     "check_classes",
     "check_same_classes",
     "check_statistics",
     "check_tpu",
+    "data_warnings",
+    "expected_images",
+    "learning_rate",
     "load_label_space",
     "open_records",
     "open_source",

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records and input pipelines from configs."""
 
+import collections
 import dataclasses
+import itertools
 import os
 
 import tensorflow as tf
 
+from deeplab_axial import files
 from deeplab_axial.builders.label_spaces import build_label_space, check_meaning, load_label_space
-from deeplab_axial.data import classification, data_service, dataset_info, pipeline
+from deeplab_axial.data import classification, coverage, data_service, dataset_info, pipeline
 from deeplab_axial.data.classification_transforms import InceptionCropOptions
 from deeplab_axial.data.copy_paste import CopyPasteOptions
-from deeplab_axial.data.label_space import SHIPPED_NAMES
+from deeplab_axial.data.label_space import SHIPPED_NAMES, differences, moved, tell
 from deeplab_axial.data.photometric import PhotometricOptions
 from deeplab_axial.data.rand_augment import RandAugmentOptions
+from deeplab_axial.data.record_folders import check_ranges, one_label_space
 from deeplab_axial.data.targets import TargetOptions
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2, dataset_pb2
@@ -31,6 +35,13 @@ def build_image_options(options: dataset_pb2.DatasetOptions) -> pipeline.ImageOp
         max_resize=sides(options.max_resize_value),
         resize_factor=options.resize_factor or None,
     )
+
+
+def build_evaluation_image_options(options: config_pb2.ExperimentOptions) -> pipeline.ImageOptions:
+    """How images become crops in evaluation, `predict` and exports: those of evaluation data, border included."""
+    dataset = options.eval_dataset_options
+    stride = 1 if dataset.pad_with_grey_alone else options.model_options.backbone.output_stride
+    return dataclasses.replace(build_image_options(dataset), border_stride=stride)
 
 
 def open_source(options: config_pb2.ExperimentOptions, split: str, with_labels: bool = True) -> pipeline.Source:
@@ -52,6 +63,8 @@ def open_source(options: config_pb2.ExperimentOptions, split: str, with_labels: 
     task = dataset_info.CLASSIFICATION if is_classifier else dataset_info.PANOPTIC
     _check_task(dataset, split, source, task, with_labels)
     check_classes(options, split, source)
+    if split == "eval":
+        _check_distinct(source)
     if split == "eval" and not is_classifier:
         _check_evaluation_size(dataset, source)
     elif split == "train" and dataset.data_service_address:
@@ -72,10 +85,13 @@ def open_records(options: config_pb2.ExperimentOptions, split: str, allow_damage
     dataset = options.train_dataset_options if split == "train" else options.eval_dataset_options
     own = build_label_space(options.label_space) if options.HasField("label_space") else None
     shipped = load_label_space(dataset.dataset) if dataset.dataset in SHIPPED_NAMES else None
-    source = pipeline.Source.open(dataset.file_pattern, own or shipped, dataset.dataset, allow_damage=allow_damage)
+    source = pipeline.Source.open(
+        dataset.file_pattern, own or shipped, dataset.dataset, allow_damage, dataset.allow_subset, own is not None
+    )
     if own is None:
         return source
-    check_meaning(own, source.info, f"{split}_dataset_options")
+    for folder in source.folders:
+        check_meaning(own, folder.info, f"{split}_dataset_options")
     return dataclasses.replace(source, info=dataclasses.replace(source.info, label_space=own))
 
 
@@ -84,6 +100,7 @@ def _check_task(
 ) -> None:
     """Refuses records of another task than the network's, or that lack the ground truth that is needed."""
     section, folder = f"{split}_dataset_options", os.path.dirname(source.files[0])
+    unlabelled = [one.path for one in source.folders if not one.info.has_labels]
     if source.info.task != task:
         raise InputError(
             f"{section}.file_pattern must name {task} records for this model. Received: {folder}, whose "
@@ -96,9 +113,9 @@ def _check_task(
         )
     if with_labels and not source.info.has_labels:
         raise InputError(
-            f"{section}.file_pattern must name records with ground truth to train and to evaluate. Received: {folder}, "
-            f"whose {dataset_info.DATASET_FILE} says that it has none. Name a split with labels, or only export and "
-            "predict."
+            f"{section}.file_pattern must name records with ground truth to train and to evaluate. Received: "
+            f"{', '.join(unlabelled) or folder}, whose {dataset_info.DATASET_FILE} says that it has none. Name a split "
+            "with labels, or only export and predict."
         )
 
 
@@ -125,23 +142,59 @@ def check_classes(options: config_pb2.ExperimentOptions, split: str, source: pip
 
 
 def check_same_classes(train: pipeline.Source, evaluation: pipeline.Source) -> None:
-    """Refuses two splits of classification whose class ids mean different classes.
+    """Refuses two splits whose class ids mean different classes, or things in one and stuff in the other.
 
-    Without --label_space, a conversion numbers the classes by the folders that it finds.
+    Where a config names the classes they agree, but its names may hide that the records do not. Images of 16 bits must
+    have become 8 in the same way, too.
 
     Raises:
-      InputError: names the first id that differs.
+      InputError: names the ids that differ, or the value ranges.
     """
-    if train.info.task != dataset_info.CLASSIFICATION:
-        return
-    trained, evaluated = ({c.id: c.name for c in source.info.label_space.classes} for source in (train, evaluation))
-    differing = [i for i in sorted(trained.keys() | evaluated.keys()) if trained.get(i) != evaluated.get(i)]
-    if differing:
-        i = differing[0]
+    found = differences(train.info.label_space, evaluation.info.label_space)
+    spaces = [[one.info.label_space for one in source.folders if one.has_info] for source in (train, evaluation)]
+    for one, other in itertools.product(*spaces):
+        found = found or moved(one, other)
+    if found:
         raise InputError(
             "eval_dataset_options.file_pattern must name records with the classes of train_dataset_options. Received: "
-            f"class {i} is {evaluated.get(i)!r} there and {trained.get(i)!r} in training; {len(differing)} ids differ. "
-            "Convert both splits with the same --label_space, as the dataset.json of the training's."
+            f"{tell(found, 'in training', 'in evaluation')} ({_places(train)}; {_places(evaluation)}). "
+            f"{one_label_space('both')}"
+        )
+    check_ranges("train_dataset_options and eval_dataset_options", train.folders, evaluation.folders)
+
+
+def _places(source: pipeline.Source) -> str:
+    """Where the classes of records come from."""
+    return ", ".join(folder.place for folder in source.folders) or os.path.dirname(source.files[0])
+
+
+def data_warnings(options: config_pb2.ExperimentOptions, split: str, source: pipeline.Source) -> list[str]:
+    """What to know of the records of a split before their results count, as far as `dataset.json` tells."""
+    info, found = source.info, []
+    if source.num_records < info.num_images:
+        found.append(f"{source.num_records} of {info.num_images} images are read, as allow_subset says.")
+    if info.task == dataset_info.PANOPTIC and info.has_labels:
+        with_instances = options.model_options.panoptic_deeplab.instance.enable
+        found += coverage.problems(info.label_space, info.class_pixels, with_instances).values()
+    return [f"{split}_dataset_options ({_places(source)}): {message}" for message in found]
+
+
+def expected_images(options: config_pb2.ExperimentOptions, source: pipeline.Source) -> int:
+    """How many images an evaluation reads."""
+    steps = options.evaluator_options.eval_steps
+    return source.num_records if steps < 0 else min(source.num_records, steps * options.eval_dataset_options.batch_size)
+
+
+def _check_distinct(source: pipeline.Source) -> None:
+    """Refuses files that would be evaluated twice."""
+    spellings = collections.defaultdict(list)
+    for file in source.files:
+        spellings[files.real_path(file)].append(file)
+    repeated = [same[0] for same in spellings.values() if len(same) > 1]
+    if repeated:
+        raise InputError(
+            "eval_dataset_options.file_pattern must name each file once. Received twice: "
+            f"{', '.join(repeated[:3])}{', ...' if len(repeated) > 3 else ''}. Remove one of the patterns."
         )
 
 
@@ -235,7 +288,8 @@ def build_evaluation_dataset(options: config_pb2.ExperimentOptions, source: pipe
         crop_size = tuple(dataset_options.crop_size)
         dataset = classification.evaluation_dataset(source, dataset_options.batch_size, crop_size)
     else:
-        dataset = pipeline.evaluation_dataset(source, dataset_options.batch_size, build_image_options(dataset_options))
+        image_options = build_evaluation_image_options(options)
+        dataset = pipeline.evaluation_dataset(source, dataset_options.batch_size, image_options)
     return dataset.take(options.evaluator_options.eval_steps)
 
 

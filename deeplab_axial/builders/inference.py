@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-processing and predictors from configs."""
 
-from deeplab_axial.builders.data import build_image_options
+from deeplab_axial.builders.data import build_evaluation_image_options
 from deeplab_axial.data.label_space import LabelSpace
-from deeplab_axial.inference import Predictor
+from deeplab_axial.inference import EVALUATION, Predictor
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
 from deeplab_axial.postprocessing.multi_scale import MultiScale
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
@@ -28,15 +28,16 @@ def build_postprocessor(options: config_pb2.ExperimentOptions, label_space: Labe
 
 
 def build_predictor(
-    options: config_pb2.ExperimentOptions, model: PanopticDeepLab, label_space: LabelSpace
+    options: config_pb2.ExperimentOptions, model: PanopticDeepLab, label_space: LabelSpace, padding: str = EVALUATION
 ) -> Predictor:
-    """The network with its post-processing, as evaluation and export use it."""
+    """The network with its post-processing, as evaluation and export use it; `padding` is that of `Predictor`."""
     return Predictor(
         model,
         build_postprocessor(options, label_space),
         options.model_options.backbone.output_stride,
-        build_image_options(options.eval_dataset_options),
+        build_evaluation_image_options(options),
         build_multi_scale(options.evaluator_options),
+        padding,
     )
 
 

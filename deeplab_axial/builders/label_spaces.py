@@ -5,11 +5,21 @@ import functools
 import os
 
 from deeplab_axial import config
-from deeplab_axial.config_rules import label_space_problems, nearest
+from deeplab_axial.config_messages import nearest
+from deeplab_axial.config_rules import label_space_problems
 from deeplab_axial.data.dataset_info import DATASET_FILE, DatasetInfo
-from deeplab_axial.data.label_space import SHIPPED_FOLDER, SHIPPED_NAMES, LabelClass, LabelSpace, distinct_color
+from deeplab_axial.data.label_space import (
+    SHIPPED_FOLDER,
+    SHIPPED_NAMES,
+    LabelClass,
+    LabelSpace,
+    distinct_color,
+    moved,
+    tell,
+)
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2, label_space_pb2
+from deeplab_axial.training import label_space_file
 
 __all__ = ["SHIPPED_NAMES", "build_label_space", "check_meaning", "load_label_space"]
 
@@ -46,7 +56,7 @@ def load_label_space(name_or_path: str | os.PathLike) -> LabelSpace:
 
     Args:
       name_or_path: one of SHIPPED_NAMES, which come first; a textproto with a `label_space` section, other sections and
-        bases allowed; or a `dataset.json` or its folder.
+        bases allowed; a `dataset.json` or its folder; or the label_space.json of a model's folder.
 
     Raises:
       InputError: there is nothing of this name, or the file is not valid.
@@ -56,6 +66,8 @@ def load_label_space(name_or_path: str | os.PathLike) -> LabelSpace:
         return _load_shipped(name)
     if os.path.basename(name) == DATASET_FILE:
         return DatasetInfo.read(os.path.dirname(name)).label_space
+    if os.path.basename(name) == label_space_file.FILE_NAME and os.path.exists(name):
+        return label_space_file.read(os.path.dirname(name))
     if os.path.isdir(name):
         return DatasetInfo.read(name).label_space
     if not os.path.exists(name):
@@ -75,8 +87,8 @@ def check_meaning(own: LabelSpace, info: DatasetInfo, section: str) -> None:
       section: of the config that names the records, for the messages.
 
     Raises:
-      InputError: the label divisor or ignore label differs, stuff has become a thing, or a class that has pixels is
-        missing.
+      InputError: the label divisor or ignore label differs, a name stands for another id, stuff has become a thing, or
+        a class that has pixels is missing.
     """
     stored = info.label_space
     remedy = f"The dataset.json of {section} tells what its records hold. Correct label_space, or convert again."
@@ -84,6 +96,13 @@ def check_meaning(own: LabelSpace, info: DatasetInfo, section: str) -> None:
         value, needed = getattr(own, field), getattr(stored, field)
         if value != needed:
             raise InputError(f"label_space.{field} must be {needed}, as in the records. Received: {value}. {remedy}")
+    exchanged = moved(own, stored)
+    if exchanged:
+        told = tell(exchanged, "in label_space", "in the records")
+        raise InputError(
+            f"label_space.label_class must not give a name to another id than the records do. Received: {told}. "
+            f"{remedy}"
+        )
     for i, c in own.by_id.items():
         if c.is_thing and i in stored.by_id and not stored.by_id[i].is_thing:
             raise InputError(

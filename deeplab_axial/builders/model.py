@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks from configs."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +18,21 @@ from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
 from deeplab_axial.protos import config_pb2, model_pb2
 
 
+@contextlib.contextmanager
+def _keras_defaults() -> Iterator[None]:
+    """Layers take the order of channels and the type of weights from the process, which may have set others."""
+    backend = tf_keras.backend
+    before = backend.image_data_format(), backend.floatx()
+    backend.set_image_data_format("channels_last")
+    backend.set_floatx("float32")
+    try:
+        yield
+    finally:
+        backend.set_image_data_format(before[0])
+        backend.set_floatx(before[1])
+
+
+@_keras_defaults()
 def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) -> PanopticDeepLab | Classifier:
     """The network of a config, its weights made: a `Classifier` if it has model_options.classification.
 

@@ -7,6 +7,7 @@ from absl import logging
 
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
+from deeplab_axial.layers import normalization
 from deeplab_axial.losses.classification import ClassificationLoss
 from deeplab_axial.losses.panoptic_deeplab import LossTerm, PanopticDeepLabLoss
 from deeplab_axial.protos import config_pb2, trainer_pb2
@@ -14,12 +15,14 @@ from deeplab_axial.training import addons, optimizers, schedules, weight_decay
 from deeplab_axial.training.loop import LoopOptions
 from deeplab_axial.training.trainer import Optimizer, StepOptions, Trainer
 
-# Momentum of "sgd" (Ramachandran et al. 2019, the protocol of the paper's ImageNet training).
-_SGD_MOMENTUM = 0.9
-
 
 def set_precision_and_seed(options: trainer_pb2.TrainerOptions) -> None:
-    """Sets the compute type of layers made from here on, and the seed of their weights."""
+    """Sets the compute type of layers made from here on, and the seed of their weights.
+
+    What a file ~/.keras/keras.json may say of the process, the order of channels and the type of numbers, is undone.
+    """
+    tf_keras.backend.set_image_data_format("channels_last")
+    tf_keras.backend.set_floatx("float32")
     tf_keras.mixed_precision.set_global_policy(options.precision)
     tf_keras.utils.set_random_seed(options.seed)
 
@@ -72,6 +75,9 @@ def build_trainer(
             solver.weight_decay,
             solver.adamw_weight_decay,
         )
+    for entry in solver.learning_rate_multiplier:
+        if entry.hold_statistics:
+            normalization.hold_statistics(getattr(model, entry.part))
     with strategy.scope():
         optimizer = build_optimizer(options)
         part_optimizers = {
@@ -136,7 +142,7 @@ def build_optimizer(options: config_pb2.ExperimentOptions, multiplier: float = 1
     elif solver.optimizer == "adamw":
         optimizer = tf_keras.optimizers.AdamW(rate, weight_decay=decay)
     elif solver.optimizer == "sgd":
-        optimizer = tf_keras.optimizers.SGD(rate, momentum=_SGD_MOMENTUM, nesterov=True)
+        optimizer = tf_keras.optimizers.SGD(rate, momentum=solver.sgd_momentum, nesterov=solver.sgd_nesterov)
     else:
         optimizer = optimizers.RAdam(rate, weight_decay=decay)
     optimizer.exclude_from_weight_decay(var_names=[weight_decay.NO_DECAY])
@@ -145,6 +151,11 @@ def build_optimizer(options: config_pb2.ExperimentOptions, multiplier: float = 1
             optimizer, sync_period=solver.lookahead.sync_period, slow_step_size=solver.lookahead.slow_step_size
         )
     return optimizer
+
+
+def learning_rate(solver: trainer_pb2.SolverOptions, step: int) -> float:
+    """The learning rate of a config at a step, that of parts with a multiplier aside."""
+    return float(_schedule(solver, 1.0)(step))
 
 
 def _schedule(solver: trainer_pb2.SolverOptions, multiplier: float) -> schedules.Schedule:

@@ -7,12 +7,16 @@ Prints one line for each fault (what, in which file and record, what to do), the
 instances. The exit status is 1 if there is an error, 0 if there are warnings at most.
 """
 
+import functools
+from collections.abc import Sequence
+
 from absl import flags
 
 from deeplab_axial import builders
 from deeplab_axial.cli import experiment
 from deeplab_axial.config_placeholders import PLACEHOLDER
-from deeplab_axial.data import check_report, checks, dataset_info
+from deeplab_axial.data import check_report, checks, coverage, dataset_info
+from deeplab_axial.data.source import Source
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
 
@@ -29,9 +33,11 @@ flags.declare_key_flag("placeholder")
 def main() -> None:
     """Checks."""
     options = experiment.load_config()
-    errors = {}
+    errors: dict[str, int] = {}
+    others: list[Source] = []
     for split in [FLAGS.split] if FLAGS.split else _named_splits(options):
-        count = _check(options, split)
+        source, count = _check(options, split, others)
+        others.append(source)
         if count:
             errors[split] = count
     if errors:
@@ -56,8 +62,8 @@ def _named_splits(options: config_pb2.ExperimentOptions) -> list[str]:
     return splits
 
 
-def _check(options: config_pb2.ExperimentOptions, split: str) -> int:
-    """Checks one split, prints the report and returns the number of errors."""
+def _check(options: config_pb2.ExperimentOptions, split: str, others: Sequence[Source]) -> tuple[Source, int]:
+    """Checks one split, also against others, and prints the report; the records, and the number of errors."""
     section = f"{split}_dataset_options"
     dataset = getattr(options, section)
     source = builders.open_records(options, split, allow_damage=True)
@@ -71,13 +77,29 @@ def _check(options: config_pb2.ExperimentOptions, split: str) -> int:
         with_labels=source.info.has_labels and dataset.decode_groundtruth_label,
         must_fit=split == "eval" and source.info.task == dataset_info.PANOPTIC,
         limit=FLAGS.limit,
+        allow_subset=dataset.allow_subset,
     )
-    if source.info.task == dataset_info.PANOPTIC:
-        try:
-            builders.check_classes(options, split, source)
-        except InputError as error:
-            summary.faults.add(checks.ERROR, "configs that contradict the data", FLAGS.config_file, str(error))
+    _add_contradictions(options, split, source, others, summary.faults)
+    if source.info.task == dataset_info.PANOPTIC and summary.with_labels:
+        with_instances = options.model_options.panoptic_deeplab.instance.enable
+        pixels = dict(enumerate(summary.class_pixels.tolist()))
+        for kind, message in coverage.problems(source.info.label_space, pixels, with_instances).items():
+            summary.faults.add(checks.WARNING, kind, section, message)
     print(f"{section}: {', '.join(dataset.file_pattern)} ({len(source.files)} file{'s' * (len(source.files) != 1)})\n")
     print("".join(f"{text}\n\n" for text in [check_report.format_faults(summary)] if text), end="")
     print(check_report.format_summary(summary, image_options, output_stride, split == "train"), end="\n\n", flush=True)
-    return summary.faults.count(checks.ERROR)
+    return source, summary.faults.count(checks.ERROR)
+
+
+def _add_contradictions(
+    options: config_pb2.ExperimentOptions, split: str, source: Source, others: Sequence[Source], faults: checks.Faults
+) -> None:
+    """Adds where the classes of a split are not those of the model or of the other splits."""
+    trials = [functools.partial(builders.check_same_classes, other, source) for other in others]
+    if source.info.task == dataset_info.PANOPTIC:
+        trials.append(functools.partial(builders.check_classes, options, split, source))
+    for trial in trials:
+        try:
+            trial()
+        except InputError as error:
+            faults.add(checks.ERROR, "configs that contradict the data", FLAGS.config_file, str(error))

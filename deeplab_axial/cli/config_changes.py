@@ -2,47 +2,21 @@
 """Whether a run may go on with the present config: what differs from the one that it began with."""
 
 import hashlib
+import math
 import os
 from typing import Any
 
 from absl import flags, logging
-from google.protobuf import text_format
 
-from deeplab_axial import config, files
+from deeplab_axial import builders, config, files
+from deeplab_axial.cli import config_differences
+from deeplab_axial.data import label_space
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
-from deeplab_axial.training import best, checkpoint_files
+from deeplab_axial.training import best, checkpoint_files, label_space_file
 
-# What may differ when a run goes on: it does not change what is learnt, only names, evaluation, when things are
-# written, memory and speed. The initial checkpoint has been read already. All of a section, where one is named.
-HARMLESS = (
-    "experiment_name",
-    "published",
-    "eval_dataset_options",
-    "evaluator_options",
-    "model_options.initial_checkpoint",
-    "model_options.restore_semantic_last_layer_from_initial_checkpoint",
-    "model_options.restore_instance_last_layer_from_initial_checkpoint",
-    "model_options.backbone.attention_logits_at_once",
-    "trainer_options.num_checkpoints_to_keep",
-    "trainer_options.save_checkpoints_steps",
-    "trainer_options.save_summaries_steps",
-    "trainer_options.steps_per_loop",
-    "trainer_options.recompute",
-    "trainer_options.use_xla",
-    "train_dataset_options.data_service_address",
-)
-# Not set means something else than the default here: the preset's own span, or that there is no such thing. So it does
-# of what excludes each other (oneof). All other sections are there with their defaults if they are not set.
-_UNSET_COUNTS = (
-    "attention_span",
-    "instance_decoder_override",
-    "lookahead",
-    "photometric_distortion",
-    "inception_crop",
-    "rand_augment",
-    "label_space",
-)
+# Harmless where the schedule of the learning rate does not depend on it.
+STEPS = "trainer_options.solver_options.training_number_of_steps"
 
 FLAGS = flags.FLAGS
 
@@ -62,8 +36,9 @@ def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
       model_dir: with config.FILE_NAME of the run, if it has one.
 
     Raises:
-      InputError: there is a best checkpoint but none to go on from; or fields other than HARMLESS ones differ, or
-        config.FILE_NAME is damaged, and --allow_config_change is not given.
+      InputError: there is a best checkpoint but none to go on from; or fields differ that are not in
+        config_differences.HARMLESS, of which STEPS is one under a constant learning rate, or config.FILE_NAME is
+        damaged, and --allow_config_change is not given.
     """
     kept = os.path.join(model_dir, best.BEST_FOLDER, best.BEST_FILE)
     if not checkpoint_files.any_there(model_dir) and files.exists(kept):
@@ -76,12 +51,13 @@ def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
     if not (checkpoint_files.any_there(model_dir) and files.exists(path)):
         return
     try:
-        before = text_format.Parse(files.read(path).decode(), config_pb2.ExperimentOptions())
-    except (OSError, ValueError, text_format.ParseError) as error:
-        problem = f"{path} cannot be read, so nothing tells the config that the run began with ({error})."
+        before = config.read_alone(path)
+    except InputError as error:
+        problem = f"{path} cannot be read, so nothing tells the config that the run began with ({error})"
         remedy = "Bring the file back"
     else:
-        changes = differences(before, options)
+        found = config_differences.differences(before, options)
+        changes = _with_schedule(found, before, options, model_dir)
         if not changes:
             return
         problem = f"The config has changed since the run in {model_dir} was last started:\n  " + "\n  ".join(changes)
@@ -89,6 +65,52 @@ def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
     if not FLAGS.allow_config_change:
         raise InputError(f"{problem}\n{remedy}, or go on as it is with --allow_config_change.")
     logging.warning("%s\nGoing on as --allow_config_change says.", problem)
+
+
+def _with_schedule(changes: list[str], before: Any, now: Any, model_dir: str) -> list[str]:
+    """The changes, that of STEPS with what becomes of the learning rate, or without it where that stays the same."""
+    step = checkpoint_files.newest_step(model_dir)
+    if step is None or not any(change.startswith(f"{STEPS}: ") for change in changes):
+        return changes
+    old, new = before.trainer_options.solver_options, now.trainer_options.solver_options
+    if _is_constant(old) and _is_constant(new) and new.training_number_of_steps >= step:
+        return [change for change in changes if not change.startswith(f"{STEPS}: ")]
+    was, would_be = builders.learning_rate(old, step), builders.learning_rate(new, step)
+    if math.isclose(was, would_be, rel_tol=1e-5):
+        told = f"the learning rate would be another one after step {step}"
+    else:
+        times = f", {would_be / was:.3g} times as much" if was else ""
+        told = f"the learning rate would jump from {was:.3g} to {would_be:.3g}{times}, at step {step}"
+    told += f', for learning_policy "{new.learning_policy}" ends at the last step'
+    return [f"{change}; {told}" if change.startswith(f"{STEPS}: ") else change for change in changes]
+
+
+def _is_constant(solver: Any) -> bool:
+    """Whether the learning rate is, from the warm-up on, however many steps there are."""
+    return solver.learning_policy == "poly" and solver.poly_end_learning_rate == solver.base_learning_rate
+
+
+def check_classes(space: label_space.LabelSpace, model_dir: str) -> None:
+    """Compares the classes of the training data with those of the run, if there is a checkpoint to go on from.
+
+    Raises:
+      InputError: ids stand for other classes, and --allow_config_change is not given.
+    """
+    trained = label_space_file.read(model_dir) if checkpoint_files.any_there(model_dir) else None
+    found = trained and label_space.differences(trained, space)
+    if not found:
+        return
+    problem = (
+        f"The records of train_dataset_options number the classes differently from those that the run in {model_dir} "
+        f"began with: {label_space.tell(found, 'in the run', 'in the records')}."
+    )
+    if not FLAGS.allow_config_change:
+        path = os.path.join(model_dir, label_space_file.FILE_NAME)
+        raise InputError(
+            f"{problem} Convert them again with --label_space={path}, name another --model_dir, or go on as it is with "
+            "--allow_config_change."
+        )
+    logging.warning("%s Going on as --allow_config_change says.", problem)
 
 
 def fingerprint(options: config_pb2.ExperimentOptions) -> int:
@@ -99,46 +121,3 @@ def fingerprint(options: config_pb2.ExperimentOptions) -> int:
     shared.train_dataset_options.ClearField("data_service_address")
     shared.ClearField("eval_dataset_options")
     return int(hashlib.sha256(shared.SerializeToString(deterministic=True)).hexdigest()[:12], 16)
-
-
-def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """Fields of two messages of one type that differ, but for HARMLESS ones: "field: was X, now Y".
-
-    A field that is not set equals one that is set to its default, but for _UNSET_COUNTS.
-    """
-    found = []
-    for field in before.DESCRIPTOR.fields:
-        path = f"{prefix}{field.name}"
-        if path in HARMLESS:
-            continue
-        was, is_now = (_value(message, field) for message in (before, now))
-        if was is not None and is_now is not None and field.message_type is not None and not config.is_repeated(field):
-            found += differences(was, is_now, f"{path}.")
-        elif was != is_now:
-            found.append(f"{path}: was {_shown(was)}, now {_shown(is_now)}")
-    return found
-
-
-def _value(message: Any, field: Any) -> Any:
-    """None if it is not set and that means something."""
-    if config.is_repeated(field):
-        return list(getattr(message, field.name))
-    unset_counts = field.name in _UNSET_COUNTS or field.containing_oneof is not None
-    return None if unset_counts and not message.HasField(field.name) else getattr(message, field.name)
-
-
-def _shown(value: Any) -> str:
-    """As a textproto has it, on one line."""
-    if value is None or value == []:
-        return "not set"
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return f"{value:.7g}"
-    return "{ " + text_format.MessageToString(value, as_one_line=True) + " }"

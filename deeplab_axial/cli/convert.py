@@ -18,8 +18,9 @@ import os
 
 from absl import flags
 
-from deeplab_axial import builders
-from deeplab_axial.data.converters import cityscapes, coco_panoptic, imagenet, mapillary
+from deeplab_axial import builders, locks
+from deeplab_axial.data import value_range
+from deeplab_axial.data.converters import cityscapes, coco_panoptic, image_files, imagenet, mapillary
 from deeplab_axial.data.dataset_info import DatasetInfo
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
@@ -28,10 +29,16 @@ FLAGS = flags.FLAGS
 
 # data set -> (flags that it needs, flags that it also takes)
 DATASETS = {
-    "coco_panoptic": (("image_dir", "panoptic_json"), ("panoptic_dir", "label_space", "label_divisor")),
-    "cityscapes": (("root", "split"), ("label_space", "label_divisor")),
-    "mapillary": (("root", "split", "mapillary_version"), ("label_space", "label_divisor")),
-    "imagenet": (("root",), ("label_space",)),
+    "coco_panoptic": (
+        ("image_dir", "panoptic_json"),
+        ("panoptic_dir", "label_space", "label_divisor", "upright", "value_range"),
+    ),
+    "cityscapes": (("root", "split"), ("label_space", "label_divisor", "upright", "value_range")),
+    "mapillary": (
+        ("root", "split", "mapillary_version"),
+        ("label_space", "label_divisor", "upright", "value_range"),
+    ),
+    "imagenet": (("root",), ("label_space", "value_range")),
 }
 _MAX_NAMED = 20
 _LABEL_DIVISOR = 256  # where the label space is made from the data
@@ -58,6 +65,15 @@ flags.DEFINE_string("panoptic_dir", None, "coco_panoptic: folder of the panoptic
 flags.DEFINE_string("root", None, "cityscapes, mapillary, imagenet: folder of the data set.")
 flags.DEFINE_string("split", None, "cityscapes: train, val or test; mapillary: training, validation or testing.")
 flags.DEFINE_enum("mapillary_version", None, ["1.2", "2.0"], "mapillary: version of its labels.")
+flags.DEFINE_enum(
+    "upright",
+    None,
+    list(image_files.UPRIGHT),
+    "Turns as EXIF says: the image, if labels were made on what viewers show; both or none, if on pixels as stored.",
+)
+flags.DEFINE_string(
+    "value_range", None, "LOW:HIGH of images of 16 bits: what is black and white, as 0:4095 for 12 bits."
+)
 
 
 def main(dataset: str) -> None:
@@ -65,7 +81,8 @@ def main(dataset: str) -> None:
     if dataset not in DATASETS:
         raise InputError(f"Unknown data set {dataset!r}. Known: {', '.join(DATASETS)}.")
     _check_flags(dataset)
-    info = _convert(dataset)
+    with locks.in_folder(FLAGS.output_dir, "convert"):  # before the annotation is read, which may take long
+        info = _convert(dataset)
     print("\n".join(_summarise(info)))
 
 
@@ -97,6 +114,10 @@ def _convert(dataset: str) -> DatasetInfo:
     common = {"num_shards": FLAGS.num_shards, "num_workers": FLAGS.num_workers or os.cpu_count() or 1}
     if FLAGS.name is not None:
         common["name"] = FLAGS.name
+    if FLAGS.upright is not None:
+        common["upright"] = FLAGS.upright
+    if FLAGS.value_range is not None:
+        common["value_range"] = value_range.parse(FLAGS.value_range)
     divisor = FLAGS.label_divisor or _LABEL_DIVISOR
     if dataset == "cityscapes":
         common["label_space"] = _label_space("cityscapes_panoptic")

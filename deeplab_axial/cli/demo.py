@@ -17,7 +17,8 @@ import time
 import tensorflow as tf
 from absl import flags
 
-from deeplab_axial import builders, config, describe
+from deeplab_axial import builders, config, describe, files, locks
+from deeplab_axial.cli import folders
 from deeplab_axial.errors import InputError
 from deeplab_axial.report import details, page
 from deeplab_axial.training import log
@@ -32,8 +33,17 @@ flags.DEFINE_multi_string("set", [], "Changes a field of the config. May be repe
 
 def main() -> None:
     """Runs the steps; resumes a demo that was interrupted, and starts over after one that was finished."""
+    with locks.in_folder(FLAGS.output_dir, "demo"):
+        _demo()
+
+
+def _demo() -> None:
     started = time.perf_counter()
     place = {name: os.path.join(FLAGS.output_dir, name) for name in ("model", "export", "predictions", "report.html")}
+    mark = os.path.join(FLAGS.output_dir, "demo.txt")
+    if not files.is_marked(mark):
+        folders.refuse_foreign([mark, *place.values()], "output_dir")
+        files.write_atomically(mark, f"All in this folder was {files.MARK} demo, which may replace and remove it.\n")
     if os.path.exists(place["report.html"]):
         shutil.rmtree(place["model"], ignore_errors=True)
         os.remove(place["report.html"])
@@ -102,7 +112,13 @@ def _changes() -> list[str]:
 
 def _run(command: list[str]) -> None:
     print(f"$ deeplab-axial {shlex.join(command)}", flush=True)
-    status = subprocess.run([sys.executable, "-m", "deeplab_axial.cli.main", *command], check=False).returncode
+    child = subprocess.Popen([sys.executable, "-m", "deeplab_axial.cli.main", *command])
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:  # or SIGTERM
+        child.terminate()  # it saves what it has; where Ctrl-C has reached it, too, this changes nothing
+        child.wait()
+        raise
     if status:
         raise InputError(f"The step above failed with exit status {status}; the demo stops here.")
 

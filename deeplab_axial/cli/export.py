@@ -4,19 +4,23 @@
   deeplab-axial export --config_file=CONFIG --model_dir=FOLDER --output_dir=SAVED_MODEL
 
 The SavedModel takes uint8 RGB images [B, H, W, 3] of any size, or JPEG and PNG files, and returns the panoptic,
-semantic and instance maps [B, H, W], the centres [B, K, 2] (y, x) and scores. It is compared with evaluation on images
-of the evaluation data, and reloaded and compared once more in a fresh process, before its folder appears.
+semantic and instance maps [B, H, W], the centres [B, K, 2] (y, x) and scores. Images are resized and padded as their
+evaluation does it, so that a prediction is what evaluation measures; --padding=minimal computes at the smallest size.
+It is compared with evaluation on images of the evaluation data, and reloaded and compared once more in a fresh process,
+before its folder appears.
 """
 
+import os
 import re
 
 import numpy as np
 from absl import flags
 
-from deeplab_axial import __version__, builders, config, export, keys
-from deeplab_axial.cli import experiment, folders
+from deeplab_axial import __version__, builders, config, export, keys, locks
+from deeplab_axial.cli import config_differences, experiment, folders
 from deeplab_axial.data import diagnosis
 from deeplab_axial.errors import InputError
+from deeplab_axial.inference import EVALUATION, MINIMAL, PADDINGS, Predictor
 from deeplab_axial.protos import config_pb2
 
 FLAGS = flags.FLAGS
@@ -31,6 +35,12 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_enum("format", "saved_model", ["saved_model", "tflite"], "tflite: a LiteRT model of the network alone.")
 flags.DEFINE_string("input_size", None, "HEIGHT,WIDTH of the only images that the export takes; any by default.")
+flags.DEFINE_enum(
+    "padding",
+    EVALUATION,
+    PADDINGS,
+    "evaluation: pads images to the crop size; minimal: to the next size that fits.",
+)
 flags.DEFINE_bool("xla", False, "Whether XLA compiles the export; needs --input_size.")
 flags.DEFINE_enum("precision", None, list(_PRECISIONS), "In which layers compute; as the config says by default.")
 flags.DEFINE_enum(
@@ -45,9 +55,18 @@ def main() -> None:
     """Exports."""
     folders.refuse_remote(FLAGS.output_dir, "output_dir")
     variant = _variant()
+    target = FLAGS.output_dir if FLAGS.version is None else os.path.join(FLAGS.output_dir, str(FLAGS.version))
+    with locks.beside(target, "export"):
+        _export(variant)
+
+
+def _export(variant: export.Variant) -> None:
     options = experiment.load_segmentation_config("export", "eval")
     source = builders.open_source(options, "eval")
+    experiment.check_classes(FLAGS.model_dir, source, FLAGS.checkpoint)
     space = source.info.label_space
+    differs = config_differences.since_run(options, FLAGS.model_dir, FLAGS.checkpoint)
+    config_differences.tell(differs, FLAGS.model_dir)
     evaluation, step = _restored(options, space)
     exported = config_pb2.ExperimentOptions()
     exported.CopyFrom(options)
@@ -61,14 +80,16 @@ def main() -> None:
         config=config.to_text(exported),
         step=step,
         version=__version__,
-        metrics=experiment.read_metrics(FLAGS.model_dir, step),
+        metrics=experiment.read_metrics(FLAGS.model_dir, step, differs),
         git_revision=export.git_revision(),
         precision=exported.trainer_options.precision,
+        value_range=source.info.value_range,
     )
     with diagnosis.explain_errors(source, with_panoptic=False):
         samples = _samples(options, source)
     folder = export.write(predictor, metadata, FLAGS.output_dir, samples, variant, evaluation, FLAGS.version)
     shown = folder if FLAGS.version is not None else FLAGS.output_dir
+    print(_what_it_computes(predictor, variant))
     print(f"Exported step {step}, reloaded and compared on {len(samples)} images: {shown}")
 
 
@@ -96,7 +117,28 @@ def _restored(options, space) -> tuple:
     builders.set_precision_and_seed(options.trainer_options)
     model = builders.build_model(options)
     step = experiment.restore_for_inference(model, FLAGS.model_dir, FLAGS.checkpoint)
-    return builders.build_predictor(options, model, space), step
+    return builders.build_predictor(options, model, space, FLAGS.padding), step
+
+
+def _what_it_computes(predictor: Predictor, variant: export.Variant) -> str:
+    """One line on the size at which the network sees images."""
+
+    def shown(size):
+        return f"{size[0]} x {size[1]}"
+
+    crop, smallest = predictor.image_options.crop_size, f"{predictor.output_stride} * k + 1"
+    if variant.input_size is not None:
+        resized = predictor.resized_size(variant.input_size)
+        computed = predictor.padded_size(resized)
+        line = f"Images of {shown(variant.input_size)} (height x width) are computed at {shown(computed)}"
+        if any(side > limit for side, limit in zip(resized, crop)):
+            return f"{line}; evaluation refuses them, as its crop_size is {shown(crop)}."
+        if predictor.padding == MINIMAL:
+            return f"{line}, not at {shown(crop)} as in evaluation: predictions differ (--padding=evaluation)."
+        return f"{line}, as in evaluation (--padding=minimal computes at a size of their own)."
+    if predictor.padding == MINIMAL:
+        return f"Images are padded to {smallest}, not to {shown(crop)} as in evaluation: predictions differ."
+    return f"Images are padded to {shown(crop)} (height x width), as in evaluation; larger ones to {smallest}."
 
 
 def _samples(options, source) -> list[np.ndarray]:

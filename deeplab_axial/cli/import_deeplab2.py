@@ -9,15 +9,14 @@ backbone alone, for model_options.initial_checkpoint; to start a training, a Dee
 directly, without import.
 """
 
+import contextlib
 import os
-import shutil
-import tempfile
 
 import tensorflow as tf
 import tf_keras
 from absl import flags
 
-from deeplab_axial import builders, config, files
+from deeplab_axial import builders, config, files, locks
 from deeplab_axial.cli import experiment, folders
 from deeplab_axial.errors import InputError
 from deeplab_axial.importing import deeplab2
@@ -47,8 +46,8 @@ def main() -> None:
         raise InputError(f"--checkpoint={FLAGS.checkpoint} is a folder without checkpoint. Name a checkpoint's prefix.")
     model = builders.build_model(options)
     report = deeplab2.restore(path, model, "--checkpoint", same_function=True)
-    print(report)
     written = _write(options, model, report, output_dir)
+    print(report)
     print(f"Imported step {report.step or 0}: {written}")
     if report.absent:
         print(
@@ -59,19 +58,15 @@ def main() -> None:
 
 def _write(options, model: tf_keras.Model, report: Report, output_dir: str) -> str:
     """Writes the restored parts as checkpoint of their step, and the config; the folder appears complete or not."""
-    parent = os.path.dirname(output_dir)
-    try:
-        os.makedirs(parent, exist_ok=True)
-        partial = tempfile.mkdtemp(prefix=f".{os.path.basename(output_dir)}.", dir=parent)
-    except OSError as error:
-        raise InputError(f"--output_dir={output_dir} cannot be written ({error}). Name another folder.") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            partial = stack.enter_context(locks.partial_folder(output_dir, "import_deeplab2"))
+        except OSError as error:
+            raise InputError(f"--output_dir={output_dir} cannot be written ({error}). Name another folder.") from error
         os.chmod(partial, 0o755)
         step = tf.Variable(report.step or 0, dtype=tf.int64)
         objects = {"model": checkpoints.parts_of(model, report.restored)}
         written = checkpoints.Manager(partial, objects, step, max_to_keep=1).save()
         config.save(options, os.path.join(partial, config.FILE_NAME))
         os.replace(partial, output_dir)  # over an empty folder, too
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return os.path.join(output_dir, os.path.basename(written))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `deeplab-axial` command: one name, one absl app for each command."""
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import textwrap
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
@@ -32,12 +33,29 @@ COMMANDS = {
     "make_scenes": ("deeplab_axial.cli.make_scenes", "write the synthetic data set of the demo"),
     "demo": ("deeplab_axial.cli.demo", "do all of the above once, small, and write a report"),
 }
+# What is left when a command is stopped by a signal; training says more where it has saved a checkpoint.
+KEPT = {
+    "convert": "Finished files are kept: the same command makes the rest.",
+    "check_data": "It writes nothing.",
+    "visualize_data": "Finished sheets are kept.",
+    "train": "Finished checkpoints and evaluations are kept: the same command goes on from there.",
+    "export": "An export is complete or absent: run the same command again.",
+    "predict": "Finished files are kept: the same command with --resume makes the rest.",
+    "submit": "A submission is complete or absent: run the same command again.",
+    "report": "A report is complete or as it was before.",
+    "import_deeplab2": "The folder is complete or absent: run the same command again.",
+    "describe": "It writes nothing.",
+    "tpu_check": "Its figures are complete or absent: run the same command again.",
+    "make_scenes": "A data set that is not complete is made by the same command.",
+    "demo": "Finished steps are kept: the same command goes on from there.",
+}
 _NOTE = re.compile(r"I\d{4} |WARNING: All log messages before absl::InitializeLog|To enable the following instructions")
 HELP = ("-h", "--help", "-help", "--helpfull", "--helpshort")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status; the arguments default to those of the process."""
+    _print_every_character()
     argv = list(sys.argv if argv is None else argv)
     if len(argv) < 2 or argv[1] in HELP:
         print(_overview())
@@ -50,11 +68,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[1] not in COMMANDS:
         print(f"error: unknown command {argv[1]!r}.\n\n{_overview()}", file=sys.stderr)
         return 2
-    module = _import_quietly(COMMANDS[argv[1]][0])
-    if any(argument in HELP for argument in argv[2:]):
-        print(_help(argv[1], module))
-        return 0
-    return app.run(lambda rest: run(module.main, rest[1:]), [f"{os.path.basename(argv[0])} {argv[1]}", *argv[2:]])
+    with _terminable():
+        try:
+            module = _import_quietly(COMMANDS[argv[1]][0])
+            if any(argument in HELP for argument in argv[2:]):
+                print(_help(argv[1], module))
+                return 0
+            name = f"{os.path.basename(argv[0])} {argv[1]}"
+            return app.run(lambda rest: run(module.main, rest[1:]), [name, *argv[2:]])
+        except KeyboardInterrupt as stop:
+            number = signal.SIGTERM if isinstance(stop, errors.Terminated) else signal.SIGINT
+            for each in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(each, signal.SIG_IGN)
+            key = " (Ctrl-C)" if number == signal.SIGINT else ""
+            line_break = "\n" if sys.stderr.isatty() else ""  # after ^C, or a progress bar
+            print(f"{line_break}Stopped by {number.name}{key}. {KEPT[argv[1]]}", file=sys.stderr)
+            return 128 + number
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM raises Terminated, so that what is unfinished is cleaned up, as after Ctrl-C."""
+
+    def terminate(*_) -> None:
+        if not _is_ending(sys.exc_info()[1]):  # a second one amid the clean-up changes nothing
+            raise errors.Terminated
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _is_ending(error: BaseException | None) -> bool:
+    """Whether an exception that is being handled, or one that it came after, is that of a signal."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | errors.Interrupted):
+        error = error.__context__
+    return error is not None
 
 
 def run(command: Callable[..., None], arguments: Sequence[str]) -> int:
@@ -69,6 +122,7 @@ def run(command: Callable[..., None], arguments: Sequence[str]) -> int:
         expected = f"Expected: {' '.join(words).upper() or 'none'}. Options look like --name=value."
         print(f"error: wrong number of words. Received: {' '.join(arguments) or 'none'}. {expected}", file=sys.stderr)
         return 2
+    _expand_home()
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TensorFlow's Python side logs through absl, too
     try:
@@ -79,10 +133,33 @@ def run(command: Callable[..., None], arguments: Sequence[str]) -> int:
     except errors.Interrupted as interruption:
         print(interruption, file=sys.stderr)
         return 128 + interruption.signal_number
-    except KeyboardInterrupt:
-        print("\nStopped by Ctrl-C.", file=sys.stderr)
-        return 128 + signal.SIGINT
     return 0
+
+
+def _print_every_character() -> None:
+    """Lets characters that the console cannot show be printed as \\xe9: a result must not be lost for a name in it."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _expand_home() -> None:
+    """Replaces "~" at the start of what flags say by the home folder, as shells do where it begins a word.
+
+    Of entries NAME=VALUE (--set, --placeholder) it is the start of VALUE that counts.
+    """
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if isinstance(value, str) and value.startswith("~"):
+            flags.FLAGS[name].value = os.path.expanduser(value)
+        elif isinstance(value, list) and any("~" in str(entry) for entry in value):
+            expand = _expand_value if name in ("set", "placeholder") else os.path.expanduser
+            flags.FLAGS[name].value = [expand(entry) for entry in value]
+
+
+def _expand_value(entry: str) -> str:
+    name, equals, value = entry.partition("=")
+    return f"{name}{equals}{os.path.expanduser(value)}"
 
 
 def _import_quietly(name: str) -> types.ModuleType:

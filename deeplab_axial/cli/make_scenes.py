@@ -10,6 +10,7 @@ them; `convert imagenet` takes FOLDER/train and FOLDER/val.
 
 from absl import flags
 
+from deeplab_axial import locks
 from deeplab_axial.data import scene_crops, scenes
 
 FLAGS = flags.FLAGS
@@ -30,5 +31,6 @@ def main() -> None:
     """Writes the images."""
     write, (num_train, num_val) = TASKS[FLAGS.task]
     num_train, num_val = FLAGS.num_train or num_train, FLAGS.num_val or num_val
-    write(FLAGS.output_dir, num_train, num_val, seed=FLAGS.seed)
+    with locks.in_folder(FLAGS.output_dir, "make_scenes"):
+        write(FLAGS.output_dir, num_train, num_val, seed=FLAGS.seed)
     print(f"{num_train} training and {num_val} validation images: {FLAGS.output_dir}")

@@ -32,6 +32,7 @@ def main() -> None:
         raise InputError(f"--compare must name another folder than --model_dir. Received: {FLAGS.compare} for both.")
     if os.path.isdir(FLAGS.output):
         raise InputError(f"--output={FLAGS.output} is a folder. Name a file: --output={FLAGS.output}/report.html")
+    folders.refuse_foreign([FLAGS.output], "output")
     folders.make(os.path.dirname(os.path.abspath(FLAGS.output)), "output")
     run = _read(FLAGS.model_dir)
     if FLAGS.compare is None:
@@ -43,11 +44,10 @@ def main() -> None:
 
 
 def _read(model_dir: str) -> page.Run:
-    metrics = os.path.join(model_dir, log.METRICS_FILE)
-    if "accuracy" in (files.read_json(metrics) or {}):
+    if "accuracy" in (log.read_metrics(model_dir) or {}):
         raise InputError(
             f"A report is about segmentation. Received: {model_dir}, the run of a classifier. Its accuracy stands in "
-            f"{metrics}."
+            f"{os.path.join(model_dir, log.METRICS_FILE)}."
         )
     name = model_dir if files.is_remote(model_dir) else os.path.normpath(model_dir)
     return page.Run(name, details.read(model_dir), log.read_history(model_dir))

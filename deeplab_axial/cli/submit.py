@@ -16,8 +16,8 @@ import re
 
 from absl import flags
 
-from deeplab_axial import builders
-from deeplab_axial.cli import experiment, folders
+from deeplab_axial import builders, locks
+from deeplab_axial.cli import config_differences, experiment, folders
 from deeplab_axial.data import diagnosis
 from deeplab_axial.data.source import Source
 from deeplab_axial.errors import InputError
@@ -48,9 +48,15 @@ def main() -> None:
     """Predicts and writes."""
     _check_flags(FLAGS.format)
     folders.refuse_remote(FLAGS.output or FLAGS.output_dir, "output" if FLAGS.output else "output_dir")
+    with locks.beside(FLAGS.output or FLAGS.output_dir, "submit"):
+        _submit()
+
+
+def _submit() -> None:
     options = experiment.load_segmentation_config("submit", "eval")
     _check_options(options)
     source = builders.open_source(options, "eval", with_labels=False)
+    experiment.check_classes(FLAGS.model_dir, source, FLAGS.checkpoint)
     if FLAGS.format == "coco":
         coco.check_output(FLAGS.output)
         images = coco.ImageList.read(FLAGS.image_list)
@@ -59,6 +65,8 @@ def main() -> None:
     else:
         cityscapes.check_output(FLAGS.output_dir)
         cityscapes.check_label_space(source.info.label_space, builders.load_label_space("cityscapes_panoptic"))
+    differs = config_differences.since_run(options, FLAGS.model_dir, FLAGS.checkpoint)
+    config_differences.tell(differs, FLAGS.model_dir)
     builders.set_precision_and_seed(options.trainer_options)
     model = builders.build_model(options)
     step = experiment.restore_for_inference(model, FLAGS.model_dir, FLAGS.checkpoint)
@@ -92,6 +100,10 @@ def _check_options(options: config_pb2.ExperimentOptions) -> None:
         raise InputError(
             "evaluator_options.eval_steps must be -1: a submission has all images. "
             f"Received: {options.evaluator_options.eval_steps}. Add --set=evaluator_options.eval_steps=-1."
+        )
+    if options.eval_dataset_options.allow_subset:
+        raise InputError(
+            "eval_dataset_options.allow_subset must be false: a submission has all images. Received: true. Remove it."
         )
     if not options.model_options.panoptic_deeplab.instance.enable:
         raise InputError(

@@ -12,7 +12,7 @@ import json
 from absl import flags
 
 from deeplab_axial import builders, files
-from deeplab_axial.cli import experiment
+from deeplab_axial.cli import experiment, folders
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
 from deeplab_axial.tpu_check import process, report, search, topologies
@@ -36,6 +36,8 @@ flags.declare_key_flag("placeholder")
 def main() -> None:
     """Checks."""
     topology = topologies.parse(FLAGS.topology)
+    if FLAGS.json:
+        folders.refuse_foreign([FLAGS.json], "json")
     options = experiment.load_config()
     if len(options.train_dataset_options.crop_size) != 2:
         raise InputError(f"{FLAGS.config_file}: tpu_check needs train_dataset_options.crop_size. Received: none.")
@@ -58,9 +60,10 @@ def main() -> None:
         solver.gradient_accumulation_steps,
         options.model_options.backbone.attention_logits_at_once > 0,
     )
-    print(report.as_text(setting, program, topology, result))
     if FLAGS.json:
-        files.write_atomically(FLAGS.json, json.dumps(report.as_json(setting, program, topology, result), indent=2))
+        content = {"description": files.MARK, **report.as_json(setting, program, topology, result)}
+        files.write_atomically(FLAGS.json, json.dumps(content, indent=2))
+    print(report.as_text(setting, program, topology, result))
 
 
 def _batch_size(options: config_pb2.ExperimentOptions, topology: topologies.Topology) -> int | None:

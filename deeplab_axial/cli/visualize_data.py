@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from absl import flags
 
-from deeplab_axial import builders, contact_sheet, keys, visualization
+from deeplab_axial import builders, contact_sheet, keys, locks, visualization
 from deeplab_axial.cli import experiment, folders
 from deeplab_axial.data import dataset_info, diagnosis, records
 from deeplab_axial.data.label_space import LabelSpace
@@ -50,10 +50,13 @@ def main() -> None:
     is_training = FLAGS.split == "train"
     if is_training and not source.info.has_labels:
         raise InputError(f"{source.files[0]} has no labels, so there are no targets. Draw it with --split=eval.")
+    sheets = [f"sheet-{number:03}.png" for number in range(-(-FLAGS.num_images // _ROWS))]
+    folders.refuse_foreign((os.path.join(FLAGS.output_dir, name) for name in sheets), "output_dir")
     folders.make(FLAGS.output_dir, "output_dir")
     dataset = options.train_dataset_options
     weight = dataset.small_instance_weight if dataset.increase_small_instance_weights else 1.0
-    with diagnosis.explain_errors(source, with_panoptic=source.info.has_labels and not is_classifier):
+    with_panoptic = source.info.has_labels and not is_classifier
+    with locks.in_folder(FLAGS.output_dir, "visualize_data"), diagnosis.explain_errors(source, with_panoptic):
         if is_classifier:
             crops = list(itertools.islice(_crops(options, source, is_training), FLAGS.num_images))
             rows = map(contact_sheet.classification_row, _in_rows(crops))

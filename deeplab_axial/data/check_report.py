@@ -99,7 +99,8 @@ def format_summary(summary: Summary, image_options: ImageOptions, output_stride:
 
 def _images(summary):
     of = f" of {summary.num_records}" if summary.num_checked != summary.num_records else ""
-    return f"{summary.num_checked}{of} read"
+    more = f"; the data set has {summary.num_listed}" if summary.num_listed > summary.num_records else ""
+    return f"{summary.num_checked}{of} read{more}"
 
 
 def _sizes(summary):

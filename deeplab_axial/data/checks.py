@@ -16,12 +16,11 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from deeplab_axial.data import dataset_info, diagnosis, record_checks, tfrecord_files, transforms
+from deeplab_axial.data import dataset_info, diagnosis, record_checks, record_folders, tfrecord_files, transforms
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.data.pipeline import ImageOptions
 from deeplab_axial.data.record_checks import ERROR, WARNING, Examined
 from deeplab_axial.data.source import Source
-from deeplab_axial.errors import InputError
 
 # A kind of faults.
 CONTRADICTION = "counts that contradict dataset.json"
@@ -84,6 +83,7 @@ class Summary:
       small_instance_threshold: instances of fewer pixels count as small.
       num_records: records in all files, as far as they can be counted.
       num_checked: records that were read.
+      num_listed: images of the whole data set, as `dataset.json` says; 0 if it is not known.
       faults: what is wrong.
       sizes: (height, width), pixels -> number of images.
       resized_sizes: the same after the config's resize rule, before any random scale.
@@ -103,6 +103,7 @@ class Summary:
     small_instance_threshold: int
     num_records: int = 0
     num_checked: int = 0
+    num_listed: int = 0
     faults: Faults = dataclasses.field(default_factory=Faults)
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     resized_sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -131,6 +132,7 @@ def check(
     with_labels: bool = True,
     must_fit: bool = False,
     limit: int = 0,
+    allow_subset: bool = False,
 ) -> Summary:
     """Examines records.
 
@@ -142,12 +144,14 @@ def check(
       with_labels: False reads the images alone.
       must_fit: whether an image that is larger than the crop is an error, as in evaluation.
       limit: most records to read, spread over the files; 0 for all.
+      allow_subset: whether files that `dataset.json` lists may be left out.
 
     Returns:
       Figures and faults.
     """
     summary = Summary(source.info.label_space, source.info.task, with_labels, small_instance_threshold)
-    broken = _check_files(source.files, summary)
+    summary.num_listed = source.info.num_images if source.folders else 0
+    broken = _check_files(source, summary, allow_subset)
     space = source.info.label_space
     is_classification = source.info.task == dataset_info.CLASSIFICATION
     examine = record_checks.examine_classification if is_classification else record_checks.examine_panoptic
@@ -164,29 +168,21 @@ def check(
     return summary
 
 
-def _check_files(files: Sequence[str], summary: Summary) -> set[str]:
+def _check_files(source: Source, summary: Summary, allow_subset: bool) -> set[str]:
     """Counts the records, compares them with dataset.json and returns the files that are damaged."""
-    counts: dict[str, int] = {}
-    for path in files:
-        try:
-            (counts[path],) = tfrecord_files.check_shards([path])
-        except InputError as error:
-            summary.faults.add(ERROR, "damaged files", path, str(error).replace(path, "the file", 1))
-    summary.num_records = sum(counts.values())
-    for folder in dict.fromkeys(os.path.dirname(path) for path in files):
-        path = os.path.join(folder, dataset_info.DATASET_FILE)
-        if not tf.io.gfile.exists(path):
-            continue
-        for shard in dataset_info.DatasetInfo.read(folder).shards:
-            file = os.path.join(folder, shard.file)
-            remedy = "Copy the folder again, or run `deeplab-axial convert` again."
-            if not tf.io.gfile.exists(file):
-                message = f"it lists {shard.file}, which is not there. {remedy}"
-                summary.faults.add(ERROR, CONTRADICTION, path, message)
-            elif counts.get(file, shard.records) != shard.records:
-                message = f"it lists {shard.file} with {shard.records} records. Received: {counts[file]}. {remedy}"
-                summary.faults.add(ERROR, CONTRADICTION, path, message)
-    return set(files) - set(counts)
+    broken = set()
+    for path in source.files:
+        found = tfrecord_files.scan(path)
+        if found.problem is None:
+            summary.num_records += found.records
+        else:
+            broken.add(path)
+            summary.faults.add(ERROR, "damaged files", path, found.problem.replace(path, "the file", 1))
+    for folder in source.folders:
+        existing = tf.io.gfile.listdir(folder.path or ".")
+        for problem in record_folders.contradictions(folder, existing, allow_subset):
+            summary.faults.add(ERROR, CONTRADICTION, folder.json, problem)
+    return broken
 
 
 def _read(files: Sequence[str], limit: int, faults: Faults, broken: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -201,7 +197,7 @@ def _read(files: Sequence[str], limit: int, faults: Faults, broken: set[str]) ->
     left = limit
     for remaining, path in zip(range(len(files), 0, -1), files):
         number = 0
-        dataset = tf.data.TFRecordDataset(path).take(-(-left // remaining) if limit else -1)
+        dataset = tfrecord_files.sound_records(path).take(-(-left // remaining) if limit else -1)
         try:
             for number, serialized in enumerate(dataset.prefetch(1).as_numpy_iterator(), start=1):
                 yield f"{path}, record {number}", serialized
@@ -301,12 +297,11 @@ class _Adder:
 
 
 def _check_histogram(source: Source, summary: Summary) -> None:
-    """Compares what was counted over all records of a folder with its dataset.json."""
-    folder = os.path.dirname(source.files[0])
+    """Compares what was counted over all records with dataset.json, those of several folders together."""
     info = source.info
-    names = {os.path.join(folder, shard.file) for shard in info.shards}
-    if not summary.with_labels or names != set(source.files):
+    if not summary.with_labels or summary.num_records != info.num_images:
         return
+    where = ", ".join(folder.json for folder in source.folders if folder.has_info)
     is_panoptic = info.task == dataset_info.PANOPTIC
     for what, listed, counted in (
         ("pixels", info.class_pixels, summary.class_pixels if is_panoptic else None),
@@ -321,8 +316,7 @@ def _check_histogram(source: Source, summary: Summary) -> None:
                     f"it lists {listed.get(class_id, 0)} {what} of {name}. Received: {count}. Run `deeplab-axial "
                     "convert` again."
                 )
-                path = os.path.join(folder, dataset_info.DATASET_FILE)
-                summary.faults.add(ERROR, CONTRADICTION, path, message)
+                summary.faults.add(ERROR, CONTRADICTION, where, message)
 
 
 def _class_counts(summary: Summary) -> np.ndarray:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from deeplab_axial import keys
 from deeplab_axial.data import classification_transforms as transforms
-from deeplab_axial.data import data_service, dataset_info, records, sampling
+from deeplab_axial.data import data_service, dataset_info, image_bytes, records, sampling
 from deeplab_axial.data.rand_augment import RandAugmentOptions, rand_augment
 from deeplab_axial.data.record_stream import ordered_records, shuffled_records
 from deeplab_axial.data.source import Source
@@ -51,8 +51,7 @@ def _check_source(source: Source, needs_labels: bool) -> None:
 
 def _decode(features: dict[str, tf.Tensor]) -> tf.Tensor:
     """The whole image, [H, W, 3] uint8."""
-    image = tf.io.decode_image(features[records.ENCODED], channels=3, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, 3])
+    return image_bytes.decode_tf(features[records.ENCODED])
 
 
 def _known_class(features: dict[str, tf.Tensor], num_classes: int) -> tf.Tensor:

@@ -8,12 +8,14 @@ import dataclasses
 import json
 import os
 
-import tensorflow as tf
-
+from deeplab_axial import json_files
 from deeplab_axial.data import tfrecord_files
+from deeplab_axial.data import value_range as value_ranges
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.data.tfrecord_files import Shard
+from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
+from deeplab_axial.json_files import Count
 
 DATASET_FILE = "dataset.json"
 PANOPTIC = "panoptic"
@@ -37,19 +39,25 @@ class DatasetInfo:
         id; None if not counted.
       source_bytes: bytes of the original image and label files; 0 if not known.
       fingerprint: stands for what was converted and how; a conversion with the same one need not be made again.
+      value_range: (low, high) that images of 16 bits were scaled from; None where nobody said one.
     """
 
     label_space: LabelSpace
-    num_images: int
+    num_images: Count
     shards: tuple[Shard, ...]
-    max_height: int
-    max_width: int
-    class_pixels: dict[int, int] | None = None
+    max_height: Count
+    max_width: Count
+    class_pixels: dict[int, Count] | None = None
+    # Files of version 0.1 lack what follows.
     task: str = PANOPTIC
     has_labels: bool = True
-    class_counts: dict[int, int] | None = None
-    source_bytes: int = 0
+    class_counts: dict[int, Count] | None = None
+    source_bytes: Count = 0
     fingerprint: str = ""
+    value_range: ValueRange | None = None
+
+    def __post_init__(self):
+        value_ranges.checked(self.value_range, "value_range")
 
     def write(self, folder: str | os.PathLike) -> None:
         """Writes `dataset.json` into the folder; the file is complete or absent."""
@@ -69,27 +77,9 @@ class DatasetInfo:
         """
         path = os.path.join(folder, DATASET_FILE)
         remedy = "Run `deeplab-axial convert` to make the data set."
-        try:
-            with tf.io.gfile.GFile(path) as file:
-                content = json.loads(file.read())
-            info = cls(
-                label_space=LabelSpace.from_dict(content["label_space"]),
-                num_images=int(content["num_images"]),
-                shards=tuple(Shard(s["file"], int(s["records"]), int(s["bytes"])) for s in content["shards"]),
-                max_height=int(content["max_height"]),
-                max_width=int(content["max_width"]),
-                class_pixels=_counts(content["class_pixels"]),
-                # Files of version 0.1 lack what follows.
-                task=str(content.get("task", PANOPTIC)),
-                has_labels=bool(content.get("has_labels", True)),
-                class_counts=_counts(content.get("class_counts")),
-                source_bytes=int(content.get("source_bytes", 0)),
-                fingerprint=str(content.get("fingerprint", "")),
-            )
-        except (tf.errors.OpError, OSError) as error:
-            raise InputError(f"{path} cannot be read ({error}). {remedy}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is damaged ({type(error).__name__}: {error}). {remedy}") from error
+        info = json_files.read(path, cls, remedy)
+        if info is None:
+            raise InputError(f"{path} cannot be read (there is no such file). {remedy}")
         if info.num_images != sum(shard.records for shard in info.shards):
             raise InputError(f"{path} is damaged: num_images is not the sum of its shards' records. {remedy}")
         if info.task not in (PANOPTIC, CLASSIFICATION):
@@ -97,8 +87,3 @@ class DatasetInfo:
                 f"{path} is damaged: task must be {PANOPTIC!r} or {CLASSIFICATION!r}. Received: {info.task!r}. {remedy}"
             )
         return info
-
-
-def _counts(content: dict | None) -> dict[int, int] | None:
-    """JSON has strings for keys."""
-    return None if content is None else {int(k): int(v) for k, v in content.items()}

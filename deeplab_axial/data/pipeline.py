@@ -35,12 +35,15 @@ class ImageOptions:
       min_resize: least sides after resizing, pixels, one for both or (height, width); None for no aim.
       max_resize: largest sides after resizing, likewise; None for no limit.
       resize_factor: round resized sides up to this times k + 1; None leaves them.
+      border_stride: in evaluation, the network's output stride, to a multiple of which (plus 1) the border of an image
+        is repeated before grey pads it, see `transforms.pad_border`; 1 for grey alone.
     """
 
     crop_size: tuple[int, int]
     min_resize: int | tuple[int, int] | None = None
     max_resize: int | tuple[int, int] | None = None
     resize_factor: int | None = None
+    border_stride: int = 1
 
     @property
     def resizes(self) -> bool:
@@ -252,7 +255,7 @@ def evaluation_dataset(
             (features[records.FILENAME], size),
         )
         with tf.control_dependencies([tf.debugging.Assert(fits, [advice])]):
-            image = transforms.pad_to(image, height, width, transforms.PADDING_VALUE)
+            image = transforms.pad_border(image[None], size, (height, width), image_options.border_stride)[0]
         return {
             keys.IMAGE: tf.ensure_shape(image, [height, width, 3]),
             keys.IMAGE_NAME: tf.where(is_real, features[records.FILENAME], ""),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deeplab_axial.data import diagnosis, records
+from deeplab_axial.data import diagnosis, image_bytes, records
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 
@@ -171,7 +171,7 @@ def _add_unreadable(found, error):
 def _examine_image(found, features):
     found.name = features[records.FILENAME].decode(errors="replace")
     try:
-        image = tf.io.decode_image(features[records.ENCODED], channels=3, expand_animations=False)
+        image = image_bytes.decode_tf(tf.constant(features[records.ENCODED]))
         found.size = tuple(image.shape[:2])
     except (tf.errors.OpError, UnicodeDecodeError) as error:
         message = f"the image does not decode ({diagnosis.reason(error)}). Replace it and convert the data set again."

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from deeplab_axial.data import image_bytes
 from deeplab_axial.errors import InputError
 
 ENCODED = "image/encoded"
@@ -33,10 +34,7 @@ CLASS_TEXT = "image/class/text"
 PNG = "png"
 RAW = "raw"
 MAX_PANOPTIC_ID = 2**24 - 1
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_WEIGHTS = (1, 256, 65536)
-# What Pillow raises for PNGs that are broken or larger than it dares to read.
-PNG_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def encode_panoptic_png(panoptic: np.ndarray) -> bytes:
@@ -54,14 +52,19 @@ def encode_panoptic_png(panoptic: np.ndarray) -> bytes:
     if low < 0 or high > MAX_PANOPTIC_ID:
         raise ValueError(f"Panoptic ids must lie in [0, {MAX_PANOPTIC_ID}] to fit a PNG. Received: {low} to {high}")
     planes = np.stack([panoptic & 255, panoptic >> 8 & 255, panoptic >> 16], axis=-1)
+    return encode_png(planes.astype(np.uint8))
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """The PNG of uint8 [H, W, 3]."""
     buffer = io.BytesIO()
-    Image.fromarray(planes.astype(np.uint8)).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def detect_format(encoded: bytes) -> str:
     """PNG or RAW, told from the bytes: read as a raw id, a PNG's signature is above every id that fits a PNG."""
-    return PNG if encoded.startswith(_PNG_SIGNATURE) else RAW
+    return PNG if encoded.startswith(image_bytes.PNG_SIGNATURE) else RAW
 
 
 def decode_panoptic(encoded: bytes, encoding: str, height: int, width: int) -> np.ndarray:
@@ -89,14 +92,15 @@ def decode_panoptic(encoded: bytes, encoding: str, height: int, width: int) -> n
             )
         return np.frombuffer(encoded, "<i4").reshape(height, width).astype(np.int32)
     try:
-        image = Image.open(io.BytesIO(encoded))
-        planes = np.asarray(image.convert("RGB"), np.int32)
-    except PNG_ERRORS as error:
+        with image_bytes.opened(encoded) as image:
+            found = image.height, image.width
+            planes = np.asarray(image.convert("RGB"), np.int32) if found == (height, width) else None
+    except image_bytes.UnreadableImage as error:
         raise InputError(f"{SEGMENTATION} is not a readable PNG ({error}). Convert the data set again.") from error
-    if planes.shape[:2] != (height, width):
+    if planes is None:
         raise InputError(
-            f"{SEGMENTATION} must be as large as the image, {height} x {width}. Received: {planes.shape[0]} x "
-            f"{planes.shape[1]}. Convert the data set again."
+            f"{SEGMENTATION} must be as large as the image, {height} x {width}. Received: {found[0]} x {found[1]}. "
+            "Convert the data set again."
         )
     return planes @ np.array(_PNG_WEIGHTS, np.int32)
 
@@ -115,19 +119,23 @@ def decode_panoptic_tf(encoded: tf.Tensor, encoding: tf.Tensor, height: tf.Tenso
     """
 
     def from_png():
+        needed = tf.reduce_prod(tf.cast(shape, tf.int64))
+        with tf.control_dependencies(image_bytes.size_checks(encoded, needed, wrong_size)):
+            png = tf.identity(encoded)
         # Red, green, blue and alpha are the bytes of a little-endian int32 as they lie there: nothing is copied.
-        planes = tf.io.decode_png(encoded, channels=4)  # [h, w, 4]
+        planes = tf.io.decode_png(png, channels=4)  # [h, w, 4]
         return tf.bitwise.bitwise_and(tf.bitcast(planes, tf.int32), MAX_PANOPTIC_ID)
 
     def from_raw():
         return tf.reshape(tf.io.decode_raw(encoded, tf.int32, little_endian=True), shape)
 
+    wrong_size = f"{SEGMENTATION} must be as large as the image"
     shape = tf.stack([tf.cast(height, tf.int32), tf.cast(width, tf.int32)])
     is_known = tf.reduce_any(tf.equal(encoding, [PNG, RAW]))
     known = tf.debugging.assert_equal(is_known, True, f"{SEGMENTATION_FORMAT} must be {PNG!r} or {RAW!r}")
     with tf.control_dependencies([known]):
         panoptic = tf.cond(tf.equal(encoding, PNG), from_png, from_raw)
-    same_size = tf.debugging.assert_equal(tf.shape(panoptic), shape, f"{SEGMENTATION} must be as large as the image")
+    same_size = tf.debugging.assert_equal(tf.shape(panoptic), shape, wrong_size)
     with tf.control_dependencies([same_size]):
         return tf.ensure_shape(panoptic, [None, None])
 

@@ -7,7 +7,7 @@ i * (H - 1) / (h - 1) of H pixels on disk.
 
 import tensorflow as tf
 
-from deeplab_axial.data import transforms
+from deeplab_axial.data import image_bytes, transforms
 
 # A sampled pixel of the window takes about as long as so many scaled pixels of the whole image: TensorFlow's op that
 # scales whole images is by far the quicker one.
@@ -39,7 +39,7 @@ def decode_window(encoded: tf.Tensor, size: tf.Tensor, window: tf.Tensor) -> tf.
         return tf.slice(part, tf.concat([corner - start, [0]], axis=0), shape)
 
     def from_other():
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        image = image_bytes.decode_tf(encoded)
         return tf.slice(image, tf.concat([corner, [0]], axis=0), shape)
 
     shape = tf.concat([extent, [3]], axis=0)
@@ -144,7 +144,7 @@ def decode_image(encoded: tf.Tensor, size: tf.Tensor | None = None) -> tf.Tensor
     Returns:
       [H, W, 3] uint8, RGB.
     """
-    image = tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), [None, None, 3])
+    image = image_bytes.decode_tf(encoded)
     if size is None:
         return image
     with tf.control_dependencies([_assert_size(tf.shape(image)[:2], size)]):

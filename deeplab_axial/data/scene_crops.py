@@ -5,16 +5,19 @@ A crop shows one thing with what is around it, or one texture. So the network le
 needs, from other scenes.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tqdm
 from PIL import Image
 
+from deeplab_axial import json_files
 from deeplab_axial.data import scene_drawing as drawing
 from deeplab_axial.data import scenes
 from deeplab_axial.errors import InputError
@@ -91,14 +94,14 @@ def _write_split(root: pathlib.Path, split: str, count: int, seed: list[int]) ->
             number += 1
 
 
-def _remove_old_set(root: pathlib.Path) -> None:
-    """Removes the numbered files of an earlier set; touches nothing else in the folder."""
-    (root / _MARK).unlink(missing_ok=True)
+def _old_files(root: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The numbered files of an earlier set."""
     for split in ("train", "val"):
         for name in CLASSES:
-            for file in (root / split / name).glob("*.jpg"):
+            folder = root / split / name
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if re.fullmatch(r"\d{6}\.jpg", file.name):
-                    file.unlink()
+                    yield file
 
 
 def write_scene_crops(output_dir: str | os.PathLike, num_train: int = 2800, num_val: int = 350, seed: int = 0) -> None:
@@ -115,7 +118,7 @@ def write_scene_crops(output_dir: str | os.PathLike, num_train: int = 2800, num_
       seed: the same arguments give the same files.
 
     Raises:
-      InputError: an argument is out of range, or `output_dir` cannot be written.
+      InputError: an argument is out of range, or `output_dir` cannot be written or holds files of others there.
     """
     for key, value, low in (
         ("num_train", num_train, len(CLASSES)),
@@ -126,14 +129,12 @@ def write_scene_crops(output_dir: str | os.PathLike, num_train: int = 2800, num_
             raise InputError(f"{key} must be at least {low}. Received: {value}. Choose a larger value.")
     mark = {"format_version": _FORMAT_VERSION, "num_train": num_train, "num_val": num_val, "seed": seed}
     root = pathlib.Path(output_dir)
-    try:
-        if json.loads((root / _MARK).read_text()) == mark:
+    with contextlib.suppress(InputError):  # damaged: as if there were none
+        if json_files.read(root / _MARK, Any, "") == mark:
             return
-    except (OSError, ValueError):
-        pass  # no set, or an incomplete one
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _remove_old_set(root)
+        scenes.replace_old_set(root / _MARK, mark, _old_files(root))
         # Scenes that `write_scenes` does not draw.
         for index, (split, count) in enumerate((("train", num_train), ("val", num_val)), start=2):
             _write_split(root, split, count, [seed, index])

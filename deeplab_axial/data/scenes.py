@@ -6,17 +6,21 @@ shape and texture decide. Things occlude each other and often touch one of their
 void and some clusters are crowd, as in real sets.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import re
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tqdm
 from PIL import Image, ImageDraw
 
+from deeplab_axial import json_files
 from deeplab_axial.data import scene_drawing as drawing
 from deeplab_axial.errors import InputError
 
@@ -233,14 +237,42 @@ def _write_split(root: pathlib.Path, split: str, seeds: list[list[int]], height:
     (root / f"panoptic_{split}.json").write_text(json.dumps(content))
 
 
-def _remove_old_set(root: pathlib.Path):
-    """Removes the numbered files of an earlier set; touches nothing else in the folder."""
-    (root / "scenes.json").unlink(missing_ok=True)
+def _old_files(root: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The numbered files and the annotation of an earlier set."""
     for split in ("train", "val"):
         for folder in (root / split, root / f"panoptic_{split}"):
-            for file in folder.glob("*") if folder.is_dir() else ():
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if re.fullmatch(r"\d{6}\.(jpg|png)", file.name):
-                    file.unlink()
+                    yield file
+        if (root / f"panoptic_{split}.json").exists():
+            yield root / f"panoptic_{split}.json"
+
+
+def replace_old_set(mark_file: pathlib.Path, mark: dict, old_files: Iterable[pathlib.Path]) -> None:
+    """Removes the files of an earlier set, whether or not it is complete, and marks the folder as one of a set.
+
+    Args:
+      mark_file: is there if a set is, or one that was interrupted.
+      mark: the arguments of the new set.
+      old_files: that would be removed or written over.
+
+    Raises:
+      InputError: there are old files, but no mark: they are somebody else's.
+    """
+    try:
+        is_ours = json.loads(mark_file.read_text())["format_version"] is not None
+    except (OSError, ValueError, LookupError, TypeError):
+        is_ours = False
+    old_files = list(old_files)
+    if not is_ours and (old_files or mark_file.exists()):
+        raise InputError(
+            f"--output_dir: {(old_files or [mark_file])[0]} would be replaced, but no {mark_file.name} says that "
+            "deeplab-axial wrote it. Name another folder, or move it away."
+        )
+    # First, so that a set that is interrupted counts as ours.
+    mark_file.write_text(json.dumps({**mark, "is_complete": False}))
+    for file in old_files:
+        file.unlink()
 
 
 def write_scenes(
@@ -265,7 +297,7 @@ def write_scenes(
       seed: the same arguments give the same files.
 
     Raises:
-      InputError: an argument is out of range, or `output_dir` cannot be written.
+      InputError: an argument is out of range, or `output_dir` cannot be written or holds files of others there.
     """
     for key, value, low in (
         ("num_train", num_train, 1),
@@ -279,14 +311,12 @@ def write_scenes(
     arguments = {"num_train": num_train, "num_val": num_val, "height": height, "width": width, "seed": seed}
     mark = {"format_version": _FORMAT_VERSION, **arguments}
     root = pathlib.Path(output_dir)
-    try:
-        if json.loads((root / "scenes.json").read_text()) == mark:
+    with contextlib.suppress(InputError):  # damaged: as if there were none
+        if json_files.read(root / "scenes.json", Any, "") == mark:
             return
-    except (OSError, ValueError):
-        pass  # no set, or an incomplete one
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _remove_old_set(root)
+        replace_old_set(root / "scenes.json", mark, _old_files(root))
         for index, (split, count) in enumerate((("train", num_train), ("val", num_val))):
             _write_split(root, split, [[seed, index, i] for i in range(count)], height, width)
         (root / "scenes.json").write_text(json.dumps(mark))

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from deeplab_axial.errors import InputError
+from deeplab_axial.files import check_regular
+from deeplab_axial.json_files import Count
 
 # A record: length (uint64), checksum of the length (uint32), data, checksum of the data (uint32), all little-endian.
 _HEADER = struct.Struct("<QI")
@@ -29,8 +31,8 @@ class Shard(NamedTuple):
     """
 
     file: str
-    records: int
-    bytes: int
+    records: Count
+    bytes: Count
 
 
 class WriteError(InputError):
@@ -122,41 +124,68 @@ def _masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _count_records(path: str) -> int:
-    # GFile fills a large buffer after each seek and so reads most of the file; a plain local file reads 12 bytes.
-    opened = tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0)  # noqa: SIM115
-    with opened as file:
-        size = tf.io.gfile.stat(path).length
-        offset, count = 0, 0
-        while offset < size:
-            file.seek(offset)
-            header = file.read(_HEADER.size)
-            remedy = "Run `deeplab-axial convert` again, or copy the file again."
-            if len(header) < _HEADER.size:
-                raise InputError(f"{path} is cut short in a record's header at byte {offset}, of {size}. {remedy}")
-            length, crc = _HEADER.unpack(header)
-            if _masked_crc32c(header[:8]) != crc:
-                raise InputError(
-                    f"{path} is no TFRecord file, or damaged: bad record header at byte {offset}. {remedy}"
-                )
-            end = offset + _HEADER.size + length + _FOOTER_BYTES
-            if end > size:
-                raise InputError(
-                    f"{path} is cut short: the record at byte {offset} ends at byte {end}. "
-                    f"Received: {size} bytes. {remedy}"
-                )
-            offset, count = end, count + 1
-    return count
+class Scan(NamedTuple):
+    """What the headers of a TFRecord file tell.
+
+    Attributes:
+      records: sound headers from the start on; what lies behind them must not be read.
+      bytes: size of the file; 0 if it cannot be read.
+      problem: why it is not sound, an error message that names file and byte; None for a sound one.
+    """
+
+    records: int
+    bytes: int
+    problem: str | None
+
+
+def scan(path: str | os.PathLike) -> Scan:
+    """Counts the records of an uncompressed TFRecord file by hopping from header to header, without reading the data.
+
+    Each header's own checksum is verified, and its length compared with the file: TensorFlow asks for as much memory as
+    a header says, and crashes if there is not so much. So garbage and truncation are found here; damage inside the data
+    is found by TensorFlow when the record is read.
+    """
+    path = os.fspath(path)
+    try:
+        check_regular(path)
+        size = int(tf.io.gfile.stat(path).length)
+        # GFile fills a large buffer after each seek and so reads most of the file; a plain local file reads 12 bytes.
+        with tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0) as file:
+            return _hop(path, file, size)
+    except (tf.errors.OpError, OSError) as error:
+        return Scan(0, 0, f"{path} cannot be read ({error}). Check the path and its permissions.")
+
+
+def _hop(path: str, file, size: int) -> Scan:
+    remedy = "Run `deeplab-axial convert` again, or copy the file again."
+    offset, count = 0, 0
+    while offset < size:
+        file.seek(offset)
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            problem = f"{path} is cut short in a record's header at byte {offset}, of {size}. {remedy}"
+            return Scan(count, size, problem)
+        length, crc = _HEADER.unpack(header)
+        if _masked_crc32c(header[:8]) != crc:
+            problem = f"{path} is no TFRecord file, or damaged: bad record header at byte {offset}. {remedy}"
+            return Scan(count, size, problem)
+        end = offset + _HEADER.size + length + _FOOTER_BYTES
+        if end > size:
+            problem = (
+                f"{path} is cut short: the record at byte {offset} ends at byte {end}. Received: {size} bytes. {remedy}"
+            )
+            return Scan(count, size, problem)
+        offset, count = end, count + 1
+    return Scan(count, size, None)
+
+
+def sound_records(path: str | os.PathLike) -> tf.data.Dataset:
+    """The records, string [], of a file that may be damaged, as far as its headers are sound; see `scan`."""
+    return tf.data.TFRecordDataset(os.fspath(path)).take(scan(path).records)
 
 
 def check_shards(files: Sequence[str | os.PathLike]) -> list[int]:
-    """Counts the records of TFRecord files by hopping from header to header, without reading the data.
-
-    Each header's own checksum is verified, so garbage and truncation are found; damage inside the data is found by
-    TensorFlow when the record is read.
-
-    Args:
-      files: uncompressed TFRecord files.
+    """Counts the records of uncompressed TFRecord files; see `scan`.
 
     Returns:
       The number of records of each file.
@@ -165,9 +194,9 @@ def check_shards(files: Sequence[str | os.PathLike]) -> list[int]:
       InputError: a file is missing, truncated or not a TFRecord file; names the file and the byte.
     """
     counts = []
-    for path in map(os.fspath, files):
-        try:
-            counts.append(_count_records(path))
-        except (tf.errors.OpError, OSError) as error:
-            raise InputError(f"{path} cannot be read ({error}). Check the path and its permissions.") from error
+    for path in files:
+        found = scan(path)
+        if found.problem is not None:
+            raise InputError(found.problem)
+        counts.append(found.records)
     return counts

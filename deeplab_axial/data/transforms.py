@@ -19,10 +19,10 @@ def resized_size(
     """Size of an image after resizing into a range, keeping its aspect ratio.
 
     The image gets the smallest size whose sides are min_size or more, unless a side would exceed max_size; then it gets
-    the largest size that does not.
+    the largest size that does not. No side falls below a pixel, however thin the image is.
 
     Args:
-      size: [2] int32 (height, width), pixels.
+      size: [2] int32 (height, width), pixels, each at least 1.
       min_size: least sides, one number for both or (height, width); None keeps the size.
       max_size: largest sides, likewise; None for no limit.
       factor: round both sides up to factor * k + 1, still not beyond max_size.
@@ -41,7 +41,7 @@ def resized_size(
         scale = tf.minimum(scale, tf.reduce_min(tf.cast(limit, tf.float32) / exact))
     if min_size is not None or max_size is not None:
         # The scale is a quotient of these very numbers: the side that made it must come out whole.
-        size = tf.cast(tf.floor(exact * scale + 1e-3), tf.int32)
+        size = tf.maximum(tf.cast(tf.floor(exact * scale + 1e-3), tf.int32), 1)
     if factor is not None:
         size = size + (factor - (size - 1) % factor) % factor
     return size
@@ -106,6 +106,33 @@ def pad_to(x: tf.Tensor, height: int, width: int, value: float | int, place: tf.
     before = tf.minimum(before, room)
     paddings = tf.stack([before, room - before], axis=1)
     return tf.pad(x, tf.pad(paddings, [[0, len(x.shape) - 2], [0, 0]]), constant_values=value)
+
+
+def pad_border(
+    images: tf.Tensor, size: tuple[int, int] | tf.Tensor, padded: tuple[int, int] | tf.Tensor, stride: int
+) -> tf.Tensor:
+    """Pads images below and to the right: with their last row and column up to stride * k + 1, with grey beyond.
+
+    To a network, one row of grey below a dark image is a bright line, and is seen as an object at the border.
+
+    Args:
+      images: [B, H, W, 3] float32.
+      size: (H, W), numbers where they are known, or a tensor.
+      padded: (H', W'), likewise: at least H and W rounded up to stride * k + 1.
+      stride: the output stride of the network; 1 pads with grey alone.
+
+    Returns:
+      [B, H', W', 3].
+    """
+    rest = []
+    for axis in (1, 2):
+        repeated = (1 - size[axis - 1]) % stride
+        if tf.is_tensor(repeated) or repeated > 0:
+            last = images[:, -1:] if axis == 1 else images[:, :, -1:]
+            times = [1, repeated, 1, 1] if axis == 1 else [1, 1, repeated, 1]
+            images = tf.concat([images, tf.tile(last, times)], axis)
+        rest.append(padded[axis - 1] - size[axis - 1] - repeated)
+    return tf.pad(images, [[0, 0], [0, rest[0]], [0, rest[1]], [0, 0]], constant_values=PADDING_VALUE)
 
 
 class Window(NamedTuple):

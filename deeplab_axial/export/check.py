@@ -43,7 +43,7 @@ def problems(expected: dict, found: dict, label_divisor: int, tolerance: float =
             lines.append(f"{key} is {b.dtype} {list(b.shape)}; expected: {a.dtype} {list(a.shape)}")
             continue
         if key in MAPS:
-            share = _differing_pixels(key, a, b, label_divisor)
+            share = differing_pixels(key, a, b, label_divisor)
             same = same and not (a != b).any()
         elif key in OUTPUTS:
             share = np.linalg.norm(np.float64(a) - b) / max(np.linalg.norm(np.float64(a)), 1e-12)
@@ -55,7 +55,8 @@ def problems(expected: dict, found: dict, label_divisor: int, tolerance: float =
     return lines
 
 
-def _differing_pixels(key: str, a: np.ndarray, b: np.ndarray, label_divisor: int) -> float:
+def differing_pixels(key: str, a: np.ndarray, b: np.ndarray, label_divisor: int) -> float:
+    """Share of an image's pixels of another class or in another segment; `key` is one of MAPS."""
     if key == "semantic":
         return float(np.mean(a != b))
     if key == "panoptic":

@@ -6,6 +6,8 @@ import tempfile
 
 import tensorflow as tf
 
+from deeplab_axial import files
+
 MODEL_FILE = "model.tflite"
 # How far outputs may be from TensorFlow's, see check.problems, by the quantization of the weights.
 TOLERANCE = {"none": 0.001, "float16": 0.01, "int8": 0.2}
@@ -27,7 +29,7 @@ def save(module: tf.Module, folder: str, quantization: str) -> None:
         alone = tf.Module()  # saving a module traces all functions that it has
         alone.weights, alone.raw = module.weights, module.raw
         tf.saved_model.save(alone, saved, signatures={"raw": module.raw})
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=["raw"])
+        converter = tf.lite.TFLiteConverter.from_saved_model(files.without_glob(saved), signature_keys=["raw"])
         if quantization != "none":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantization == "float16":

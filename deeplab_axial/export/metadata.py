@@ -1,19 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an export says about itself, and how it is read again."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import subprocess
+from typing import Any
 
 import tensorflow as tf
 
+from deeplab_axial import files, json_files
+from deeplab_axial.data import value_range as value_ranges
 from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
+from deeplab_axial.inference import MINIMAL
+from deeplab_axial.json_files import Count
 
 # In the SavedModel's folder for extra assets, which loaders leave alone.
 METADATA_FILE = os.path.join("assets.extra", "deeplab_axial.json")
+# What TensorFlow opens.
+_PARTS = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
+_REMEDY = "Export the checkpoint again with `deeplab-axial export`, or bring the file back."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,34 +70,41 @@ class Metadata:
       git_revision: of the checkout that wrote it, see `git_revision`.
       precision: in which layers compute, "float32" or "mixed_bfloat16".
       variant: see `Variant`.
+      padding: how images are padded, see `inference.Predictor`; "minimal" where an older export does not say. The crop
+        size and the rule of resizing are the config's.
       tensorflow_version: that wrote it; None before it is written.
       created: UTC in ISO format, as "2025-01-31T12:00:00+00:00"; None before it is written.
+      value_range: (low, high) that images of 16 bits were scaled from for the training; None where it was none.
     """
 
     label_space: LabelSpace
     config: str
-    step: int
+    step: Count
     version: str
-    metrics: dict | None = None
+    metrics: dict[str, Any] | None = None
     git_revision: str | None = None
     precision: str = "float32"
     variant: Variant = Variant()
+    padding: str = MINIMAL
     tensorflow_version: str | None = None
     created: str | None = None
+    value_range: ValueRange | None = None
+
+    def __post_init__(self):
+        value_ranges.checked(self.value_range, "value_range")
 
     def to_json(self) -> str:
         """All of it as JSON."""
         return json.dumps({**dataclasses.asdict(self), "label_space": self.label_space.to_dict()}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> "Metadata":
-        """The reverse of `to_json`; raises ValueError, LookupError or TypeError for another text."""
-        content = json.loads(text)
-        variant = content.get("variant", {})
-        size = variant.get("input_size")
-        variant = Variant(**{**variant, "input_size": size and (size[0], size[1])})
-        space = LabelSpace.from_dict(content["label_space"])
-        return cls(**{**content, "label_space": space, "variant": variant})
+    def from_json(cls, text: bytes | str, name: str = METADATA_FILE, remedy: str = _REMEDY) -> "Metadata":
+        """The reverse of `to_json`; `name` stands for the text in messages, and `remedy` says what to do.
+
+        Raises:
+          InputError: the text is damaged.
+        """
+        return json_files.parse(text, cls, name, remedy)
 
 
 def git_revision() -> str | None:
@@ -118,14 +135,19 @@ def load(folder: str) -> tuple[tf.Module, Metadata]:
     """
     path = os.path.join(folder, METADATA_FILE)
     try:
-        with open(path, encoding="utf-8") as file:
-            metadata = Metadata.from_json(file.read())
+        content = json_files.read_bytes(path, "")
+        if content is None:
+            raise ValueError(f"it has no {METADATA_FILE}")
+        metadata = Metadata.from_json(content, path, "")
         if metadata.variant.format != "saved_model":
             raise ValueError("it is a LiteRT model, which LiteRT's own interpreter loads")
-        module = tf.saved_model.load(folder)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, tf.errors.OpError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        for part in _PARTS:
+            with contextlib.suppress(FileNotFoundError):  # a network without variables has none; else TensorFlow tells
+                files.check_regular(os.path.join(folder, part))
+        module = tf.saved_model.load(files.without_glob(folder))
+    except Exception as error:  # TensorFlow's reader raises many kinds for a graph that is damaged
         raise InputError(
-            f"{folder!r} is no export of deeplab-axial ({reason}). Make one with `deeplab-axial export`."
+            f"{folder!r} is no export of deeplab-axial ({files.first_line(error).rstrip('. ')}). Make one with "
+            "`deeplab-axial export`."
         ) from error
     return module, metadata

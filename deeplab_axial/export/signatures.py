@@ -5,17 +5,22 @@ import copy
 
 import tensorflow as tf
 
+from deeplab_axial.data.image_bytes import decode_scaled_tf
+from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.export.metadata import Variant
 from deeplab_axial.inference import Predictor
 
 
-def build(predictor: Predictor, variant: Variant, batch: int | None = None) -> tf.Module:
+def build(
+    predictor: Predictor, variant: Variant, batch: int | None = None, value_range: ValueRange | None = None
+) -> tf.Module:
     """The functions of an export, traced.
 
     Args:
       predictor: the network with its post-processing.
       variant: input_size and xla are used.
       batch: B, if it is fixed.
+      value_range: of image files of 16 bits, see `value_range.to_8_bits`; None where the data set has none.
 
     Returns:
       A module with
@@ -24,7 +29,7 @@ def build(predictor: Predictor, variant: Variant, batch: int | None = None) -> t
         encoded: image_bytes [B] string, JPEG or PNG (BMP and GIF too) files of images of the same size -> the same.
         raw: images [B, H, W, 3] uint8 -> the network's own outputs, [B, h, w, channels] float32 at the decoder's
           stride. They cover the image as the network saw it: resized if the config says so, and padded below and to
-          the right to output_stride * k + 1.
+          the right as `Predictor.padded_size` says.
     """
     shared = copy.copy(predictor)
     network = tf.function(
@@ -41,7 +46,7 @@ def build(predictor: Predictor, variant: Variant, batch: int | None = None) -> t
 
     @tf.function(input_signature=[tf.TensorSpec([batch], tf.string, name="image_bytes")], autograph=False)
     def encoded(image_bytes):
-        return serve(decode(image_bytes, variant.input_size))
+        return serve(decode(image_bytes, variant.input_size, value_range))
 
     @tf.function(input_signature=[spec], autograph=False, jit_compile=compiled)
     def raw(images):
@@ -55,12 +60,13 @@ def build(predictor: Predictor, variant: Variant, batch: int | None = None) -> t
     return module
 
 
-def decode(image_bytes: tf.Tensor, size: tuple[int, int] | None) -> tf.Tensor:
+def decode(image_bytes: tf.Tensor, size: tuple[int, int] | None, value_range: ValueRange | None = None) -> tf.Tensor:
     """Decodes image files of one size.
 
     Args:
       image_bytes: [B] string, B at least 1.
       size: (height, width) that they must have; None: that of the first.
+      value_range: of files of 16 bits; see `build`.
 
     Returns:
       [B, H, W, 3] uint8 RGB.
@@ -73,7 +79,7 @@ def decode(image_bytes: tf.Tensor, size: tuple[int, int] | None) -> tf.Tensor:
         message = f"image_bytes: this export takes images of {size[0]} x {size[1]} pixels (height x width)"
 
     def step(index, images, expected):
-        image = tf.io.decode_image(image_bytes[index], channels=3, expand_animations=False)
+        image = decode_scaled_tf(image_bytes[index], value_range)
         found = tf.shape(image)[:2]
         expected = tf.where(expected > 0, expected, found)
         with tf.control_dependencies([tf.debugging.assert_equal(found, expected, message)]):

@@ -9,12 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from deeplab_axial import locks
 from deeplab_axial.errors import InputError
 from deeplab_axial.export import check, lite, signatures
 from deeplab_axial.export.metadata import METADATA_FILE, Metadata, Variant
@@ -43,7 +43,7 @@ def write(
 
     Args:
       predictor: the network with its post-processing.
-      metadata: see `Metadata`; variant, tensorflow_version and created are filled in.
+      metadata: see `Metadata`; variant, padding, tensorflow_version and created are filled in.
       output_dir: a folder that does not exist or is empty; with a version, a folder that may hold others.
       samples: images [H, W, 3] uint8 to compare on, at least one; resized if the variant has an input_size.
       variant: see `Variant`; None: the SavedModel for any size.
@@ -62,12 +62,17 @@ def write(
         raise ValueError("samples must hold one image or more. Received: none")
     variant = variant or Variant()
     target = os.path.abspath(output_dir if version is None else os.path.join(output_dir, str(version)))
-    partial = _partial_folder(target)
-    try:
+    _check_target(target)
+    with contextlib.ExitStack() as stack:
+        with _explain_errors(target):
+            # Hidden from model servers, which look for numbers.
+            partial = stack.enter_context(locks.partial_folder(target, "export"))
         samples = [_fitted(image, variant) for image in samples]
         expected = [_expected(evaluation or predictor, image, variant) for image in samples]
         normalization.fold_batch_norm(predictor.model)
-        module = signatures.build(predictor, variant, batch=1 if variant.format == "tflite" else None)
+        module = signatures.build(
+            predictor, variant, batch=1 if variant.format == "tflite" else None, value_range=metadata.value_range
+        )
         results = _results(module, samples, variant)
         _compare_with_evaluation(expected, results, metadata)
         export, recorded = os.path.join(partial, "export"), os.path.join(partial, "check")
@@ -77,7 +82,11 @@ def write(
             _write_text(
                 os.path.join(export, METADATA_FILE),
                 dataclasses.replace(
-                    metadata, variant=variant, tensorflow_version=tf.__version__, created=now
+                    metadata,
+                    variant=variant,
+                    padding=predictor.padding,
+                    tensorflow_version=tf.__version__,
+                    created=now,
                 ).to_json(),
             )
             _record(recorded, samples, results, metadata, variant)
@@ -86,21 +95,12 @@ def write(
             if os.path.isdir(target):
                 os.rmdir(target)
             os.replace(export, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
-def _partial_folder(target: str) -> str:
-    """Makes a folder beside the target, hidden from model servers, which look for numbers."""
+def _check_target(target: str) -> None:
     if os.path.isdir(target) and os.listdir(target):
         raise InputError(f"--output_dir={target} is not empty. Name a new folder, or remove this one first.")
-    parent = os.path.dirname(target)
-    try:
-        os.makedirs(parent, exist_ok=True)
-        return tempfile.mkdtemp(prefix=f".{os.path.basename(target)}.", dir=parent)
-    except OSError as error:
-        raise InputError(f"--output_dir={target} cannot be written ({error}). Name another folder.") from error
 
 
 @contextlib.contextmanager
@@ -185,7 +185,9 @@ def _write_text(path: str, text: str) -> None:
 def _check(export: str, recorded: str) -> None:
     # A copy in a folder of its own: Python searches the folder of a script for what it imports.
     script = shutil.copy(check.__file__, recorded)
-    result = subprocess.run([sys.executable, script, export, recorded], capture_output=True, text=True, check=False)
+    # From inside: TensorFlow does not find the variables below a folder named "run[1]".
+    command = [sys.executable, script, os.curdir, recorded]
+    result = subprocess.run(command, cwd=export, capture_output=True, text=True, check=False)
     if result.returncode:
         problems = result.stdout or result.stderr[-4000:]
         raise RuntimeError(f"The export, loaded again, does not predict what the model does:\n{problems}")

@@ -6,13 +6,14 @@ the checkpoint and named so; a part that fits by half is an error. Nothing is as
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from deeplab_axial.errors import InputError
+from deeplab_axial.files import check_parts, check_regular, without_glob
 from deeplab_axial.importing import deeplab2_names, remedies
 from deeplab_axial.importing.deeplab2_names import Entry, Part
 from deeplab_axial.importing.report import Report
@@ -46,13 +47,19 @@ def read_shapes(path: str, what: str) -> dict[str, tuple[int, ...]]:
       InputError: there is no checkpoint, it is damaged, or it is of another kind than TensorFlow 2's.
     """
     is_file = tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)
+    try:
+        check_parts(path)
+        if is_file:
+            check_regular(path)
+    except OSError as error:
+        raise _unreadable(path, what, error) from error
     if is_file and tf.io.gfile.GFile(path, "rb").read(len(_HDF5)) == _HDF5:
         raise InputError(
             f"{what}: {path!r} is an HDF5 file of Keras weights, not a checkpoint. Name the prefix of a checkpoint of "
             "TensorFlow 2 (files PREFIX.index and PREFIX.data-...)."
         )
     try:
-        shapes = {name: tuple(shape) for name, shape in tf.train.list_variables(path)}
+        shapes = {name: tuple(shape) for name, shape in tf.train.list_variables(without_glob(path))}
         if not shapes:  # so TensorFlow takes an .index file
             raise tf.errors.NotFoundError(None, None, "no variables")
     except (tf.errors.OpError, OSError, IndexError, ValueError) as error:
@@ -75,7 +82,7 @@ def restore(
     model: tf_keras.Model,
     what: str,
     *,
-    skip: Collection[str] = (),
+    skip: Mapping[str, str] | None = None,
     same_function: bool = False,
 ) -> Report:
     """Gives a model the weights of a DeepLab2 checkpoint.
@@ -84,7 +91,7 @@ def restore(
       path: prefix of the checkpoint.
       model: built, of the flavor "deeplab2".
       what: where the path comes from, for messages.
-      skip: parts that keep their initialisation, as "semantic_head/last".
+      skip: parts that keep their initialisation, as "semantic_head/last", and why; None: all are restored.
       same_function: whether a model that computes something else with these weights is refused too: one whose attention
         has a span.
 
@@ -107,13 +114,15 @@ def restore(
     report = Report("DeepLab2", path)
     taken: list[Part] = []
     for part in table:
-        if part.name in skip:
-            report.absent[part.name] = "as the config says"
+        if skip and part.name in skip:
+            report.absent[part.name] = skip[part.name]
         elif not any(key.startswith(f"{part.root}/") for key in files):
             report.absent[part.name] = "not in the checkpoint"
         else:
             taken.append(part)
             report.restored[part.name] = len(part.entries)
+    absent = [part for part in table if part.name in report.absent]
+    report.new += [_name(entry.variable) for part in absent for entry in part.entries]
     _check_fit(taken, {key: shapes[name] for key, name in files.items()}, what, path)
     arrays = _read(path, what, files, [entry for part in taken for entry in part.entries])
     if _STEP in files:
@@ -201,7 +210,7 @@ def _read(path: str, what: str, files: Mapping[str, str], entries: Sequence[Entr
 
 def _read_one(path: str, what: str, name: str) -> np.ndarray:
     try:
-        return tf.train.load_variable(path, name)
+        return tf.train.load_variable(without_glob(path), name)
     except (tf.errors.OpError, OSError, IndexError) as error:  # IndexError: data that is cut short
         raise _unreadable(path, what, error) from error
 
@@ -221,8 +230,12 @@ def _count_what_is_left(report: Report, shapes: Shapes, taken: Sequence[Part], t
     for name in shapes:
         key = _normal(name)
         root = key.split("/")[0]
-        if name == _GRAPH or (key in read and _SLOT not in name):
+        if name == _GRAPH:
             continue
+        if key in read and _SLOT not in name:
+            report.taken.append(key)
+            continue
+        report.left_over.append(key)
         if _SLOT in name or root in ("optimizer", "backbone_optimizer"):
             reason = "of the optimizer's state"
         elif root in (_STEP, "save_counter"):

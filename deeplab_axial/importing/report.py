@@ -4,6 +4,8 @@
 import dataclasses
 import textwrap
 
+_SHOWN = 10
+
 
 @dataclasses.dataclass
 class Report:
@@ -17,6 +19,9 @@ class Report:
       absent: part of the model, which keeps its initialisation -> why.
       left: reason -> number of the checkpoint's variables that were left there for it.
       notes: what else is worth knowing.
+      taken: names of all that was read, as the checkpoint has them.
+      new: names of the model's variables that keep their initialisation.
+      left_over: names of all that was left in the checkpoint.
     """
 
     origin: str
@@ -26,6 +31,9 @@ class Report:
     absent: dict[str, str] = dataclasses.field(default_factory=dict)
     left: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    taken: list[str] = dataclasses.field(default_factory=list)
+    new: list[str] = dataclasses.field(default_factory=list)
+    left_over: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self):
         step = "" if self.step is None else f", step {self.step}"
@@ -38,6 +46,22 @@ class Report:
         for note in self.notes:
             lines += _wrap(f"Note: {note}")
         return "\n".join(lines)
+
+    def first_names(self) -> str:
+        """Names of what is new and of what was left over: a line for each kind, of the first few."""
+        lines = []
+        for kind, names in (("New", self.new), ("Left over", self.left_over)):
+            if names:
+                shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+                lines += _wrap(f"{kind}: {len(names)} in all, {shown}")
+        return "\n".join(lines)
+
+    def all_names(self) -> str:
+        """The report and every name, a line each, for a file."""
+        lines = [str(self)]
+        for kind, names in (("Restored", self.taken), ("New", self.new), ("Left over", self.left_over)):
+            lines += ["", f"{kind}: {len(names)}", *(f"  {name}" for name in names)]
+        return "\n".join([*lines, ""])
 
 
 def _wrap(text: str) -> list[str]:

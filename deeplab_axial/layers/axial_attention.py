@@ -39,7 +39,8 @@ class AxialAttention(attention.PositionSensitiveAttention):
     1/sqrt(d), no output projection and no activation. The tables rq, rk, rv are shared by the heads.
 
     Cost: O(H W L) for the whole axis of length L; with a span m, O(H W m): queries go in blocks of about m / 4, each
-    against the keys of its own block and of the m / 2 positions to each side.
+    against the keys of its own block and of the m / 2 positions to each side. Memory of inference grows with L, not
+    with its square.
 
     Args:
       axis: "height" or "width".
@@ -53,7 +54,8 @@ class AxialAttention(attention.PositionSensitiveAttention):
       use_batch_norm: whether the three batch normalisations take part.
       norm: momentum, epsilon and synchronized of the batch normalisations; None: those of Keras.
       logits_at_once: how many logits are held at a time; more are computed in a loop over rows of the map, forward and
-        again in the backward pass. None: 2^19 on a CPU, 2^27 if TensorFlow sees an accelerator.
+        again in the backward pass; where one row has more, inference also takes a few queries of it at a time. None:
+        2^19 on a CPU, 2^27 if TensorFlow sees an accelerator.
 
     Call arguments:
       inputs: [B, H, W, C], any H and W at each call.
@@ -116,16 +118,22 @@ class AxialAttention(attention.PositionSensitiveAttention):
         )
         windows = self._windows(length)
         rows = {"qkv": tf.reshape(qkv, [-1, length, qkv.shape[-1]])}  # S = B R of them
-        tables = {
-            name: tf.cast(self._pairs(table, windows), qkv.dtype)  # [Q, K, d or e]
-            for name, table in (("query", self.query_table), ("key", self.key_table), ("value", self.value_table))
-            if table is not None
+        channels = self.value_depth * (1 if self.value_table is None else 2)
+        limit = self.logits_at_once or _logits_at_once()
+        uses_moments = training and self.use_batch_norm and not self.logit_norm.is_held
+        queries_at_once = row_chunks.rows_within(limit, self.num_heads * length)
+        fits = isinstance(length, int) and queries_at_once >= length
+        # The backward pass of a training would keep the tables of all blocks.
+        if windows.mask is None and not training and not fits:
+            retrieved = self._attend_in_blocks(rows["qkv"], length, queries_at_once)
+            return tf.reshape(retrieved, [batch, num_rows, length, channels])
+        tables = {  # [Q, K, d or e]
+            name: tf.cast(self._pairs(table, windows), qkv.dtype) for name, table in self._tables()
         }
         if "key" in tables:
             tables["key"] = tf.transpose(tables["key"], [1, 2, 0])  # [K, d, Q]
         logits_in_row = self.num_heads * windows.num_blocks * windows.num_queries * windows.num_keys
-        rows_at_once = row_chunks.rows_within(self.logits_at_once or _logits_at_once(), logits_in_row)
-        uses_moments = training and self.use_batch_norm
+        rows_at_once = row_chunks.rows_within(limit, logits_in_row)
         moments = self._logit_moments(rows, tables, windows, rows_at_once) if uses_moments else None
 
         def attend(rows, shared):
@@ -137,9 +145,65 @@ class AxialAttention(attention.PositionSensitiveAttention):
             attend, rows, {**tables, **self._scales(moments, qkv.dtype)}, rows_at_once, qkv.dtype
         )
         # [S, G, Q, 1 or 2, N, e] -> [B, R, G Q, 1 or 2 times V], the padding of the last block cut off.
-        channels = self.value_depth * (1 if self.value_table is None else 2)
         positions = windows.num_blocks * windows.num_queries
         return tf.reshape(retrieved, [batch, num_rows, positions, channels])[:, :, :length]
+
+    def _attend_in_blocks(self, qkv: tf.Tensor, length: int | tf.Tensor, queries_at_once: int | tf.Tensor) -> tf.Tensor:
+        """Inference along a long axis: some queries of every row at a time, each against the whole axis.
+
+        So no more logits, nor pairs of positions, are held than for a few short rows.
+
+        Args:
+          qkv: [S, L, 2K + V].
+          length: L.
+          queries_at_once: of a row, at most.
+
+        Returns:
+          [S, L, 1 or 2 times V].
+        """
+        num_blocks = (length - 1) // queries_at_once + 1  # G
+        size = (length + num_blocks - 1) // num_blocks  # Q
+        q, kv = tf.split(qkv, [self.key_depth, self.key_depth + self.value_depth], axis=-1)
+        q = tf.transpose(_cut(q, 0, num_blocks, size), [1, 0, 2, 3])  # [G, S, Q, K]
+        # Rows for every distance, and in front those of the queries that fill up the last block.
+        behind = num_blocks * size - length
+        rows_of = {
+            name: tf.pad(tf.cast(relative_position.clipped_rows(table, length), qkv.dtype), [[behind, 0], [0, 0]])
+            for name, table in self._tables()
+        }
+        scales = self._scales(None, qkv.dtype)
+
+        def attend(rows, shared):
+            k, v = tf.split(rows["kv"], [self.key_depth, self.value_depth], axis=-1)
+            q, k, v = (self._heads(x[:, None]) for x in (rows["q"], k, v))
+            factors = axial_core.Factors(q, k, {name: shared[name] for name in ("query", "key") if name in shared})
+            scales = tf.unstack(shared["scales"]) if "scales" in shared else None
+            return axial_core.attend(factors, scales, v, shared.get("value"), None)
+
+        def attend_block(index):
+            first = (num_blocks - 1 - index) * size
+            tables = {
+                # Not rows[first : ...], whose size XLA does not see.
+                name: relative_position.toeplitz(
+                    tf.slice(rows, [first, 0], [size + length - 1, rows.shape[1]]), size, length
+                )
+                for name, rows in rows_of.items()
+            }
+            if "key" in tables:
+                tables["key"] = tf.transpose(tables["key"], [1, 2, 0])  # [L, d, Q]
+            rows = {"q": q[index], "kv": kv}
+            return row_chunks.map_rows(attend, rows, {**tables, **scales}, queries_at_once // size, qkv.dtype)
+
+        retrieved = tf.map_fn(
+            attend_block, tf.range(num_blocks), fn_output_signature=qkv.dtype, parallel_iterations=1
+        )  # [G, S, 1, Q, 1 or 2, N, e]
+        retrieved = tf.transpose(retrieved, [1, 0, 2, 3, 4, 5, 6])
+        channels = self.value_depth * (1 if self.value_table is None else 2)
+        return tf.reshape(retrieved, [-1, num_blocks * size, channels])[:, :length]
+
+    def _tables(self) -> list[tuple[str, tf.Variable]]:
+        tables = (("query", self.query_table), ("key", self.key_table), ("value", self.value_table))
+        return [(name, table) for name, table in tables if table is not None]
 
     def _factors(
         self, qkv: tf.Tensor, tables: Mapping[str, tf.Tensor], windows: Windows

@@ -99,7 +99,7 @@ class LocalAttention(attention.PositionSensitiveAttention):
         mask = _mask(height, width, self.span)  # [G, Q, K]
         logits_in_image = self.num_heads * rows * columns * 4 * (self.span + 1) ** 2
         at_once = row_chunks.rows_within(self.logits_at_once or LOGITS_AT_ONCE, logits_in_image)
-        uses_moments = training and self.use_batch_norm
+        uses_moments = training and self.use_batch_norm and not self.logit_norm.is_held
         moments = self._logit_moments(images, tables, mask, at_once) if uses_moments else None
         shared = {**tables, **self._scales(moments, qkv.dtype)}
 

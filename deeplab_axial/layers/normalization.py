@@ -13,7 +13,16 @@ from deeplab_axial.layers import recompute
 
 @tf_keras.utils.register_keras_serializable("deeplab_axial")
 class BatchNormalization(tf_keras.layers.BatchNormalization):
-    """Batch normalisation of Keras, whose moving statistics a recomputation (see `recompute`) leaves alone."""
+    """Batch normalisation of Keras, whose moving statistics a recomputation (see `recompute`) leaves alone.
+
+    Attributes:
+      is_held: whether it computes in training as it does in inference, see `hold_statistics`.
+    """
+
+    is_held = False
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        return super().call(inputs, training=False if self.is_held else training)
 
     def add_update(self, updates: Any) -> None:
         if not recompute.is_recomputing():
@@ -28,6 +37,19 @@ def batch_norm(norm: Mapping[str, Any] | None = None, **kwargs) -> BatchNormaliz
       **kwargs: arguments of this one, as `gamma_initializer` or `name`.
     """
     return BatchNormalization(**{**(norm or {}), **kwargs})
+
+
+def hold_statistics(network: tf_keras.layers.Layer) -> None:
+    """Has every batch normalisation compute with its moving statistics in training, too, and leave them as they are.
+
+    Weights stay trainable. Call it before the network is traced.
+
+    Args:
+      network: a layer or model.
+    """
+    for module in (network, *network.submodules):
+        if isinstance(module, (BatchNormalization, LogitNormalization)):
+            module.is_held = True
 
 
 def fold_batch_norm(network: tf_keras.layers.Layer) -> None:
@@ -91,9 +113,14 @@ class LogitNormalization(tf_keras.layers.Layer):
       second_moment: [T, N] mean of their squares, float32.
       training: whether to use, and to update the moving statistics with, the moments given.
 
+    Attributes:
+      is_held: as of `BatchNormalization`.
+
     Returns:
       [T, N] factors, float32.
     """
+
+    is_held = False
 
     def __init__(self, num_terms: int, num_heads: int, norm: Mapping[str, Any] | None = None, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -124,7 +151,7 @@ class LogitNormalization(tf_keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, mean: tf.Tensor | None, second_moment: tf.Tensor | None, training: bool = False) -> tf.Tensor:
-        if not training:
+        if not training or self.is_held:
             return self.scales()
         replicas = tf.distribute.get_replica_context()
         if self.synchronized and replicas is not None and replicas.num_replicas_in_sync > 1:

@@ -114,7 +114,8 @@ class SwitchableConvBN(tf_keras.layers.Layer):
         else:
             share = self.switch(tf.nn.avg_pool2d(x, _SWITCH_WINDOW, 1, "SAME"))  # [B, H, W, 1]
             narrow = self.conv(x)
-            wide = tf.nn.conv2d(x, self.conv.kernel, 1, "SAME", dilations=RATE_RATIO * self.dilation)
+            # Not conv2d, whose gradient with a rate above 1 needs oneDNN, which TensorFlow leaves off on older CPUs.
+            wide = tf.nn.convolution(x, self.conv.kernel, 1, "SAME", dilations=RATE_RATIO * self.dilation)
             x = share * wide + (1.0 - share) * narrow
         x = self.post_context(x)
         if self.batch_norm is None:

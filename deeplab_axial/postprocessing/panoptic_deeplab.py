@@ -17,6 +17,7 @@ _OF_INSTANCES = (
     keys.INSTANCE_SCORES,
     keys.INSTANCE_CLASSES,
     keys.INSTANCE_PANOPTIC_IDS,
+    keys.NUM_SURPLUS,
 )
 
 
@@ -31,7 +32,7 @@ class PostProcessor:
       ignore_label: class of void.
       center_score_threshold: peaks of the heatmap must be greater.
       nms_kernel: odd side of the window of a peak, pixels.
-      keep_k_centers: most centres of an image.
+      keep_k_centers: most centres of an image; of a class, label_divisor - 1 become instances, see `merging.merge`.
       stuff_area_limit: stuff segments of fewer pixels become void.
       thing_area_limit: instances of fewer pixels become void.
     """
@@ -99,7 +100,7 @@ class PostProcessor:
             semantic,
             instance,
             inside,
-            self.keep_k_centers,
+            center_scores,
             self.num_classes,
             self.thing_ids,
             self.label_divisor,
@@ -117,4 +118,5 @@ class PostProcessor:
             predictions[keys.INSTANCE_SCORES] = instance_scores
             predictions[keys.INSTANCE_CLASSES] = merged.instance_classes
             predictions[keys.INSTANCE_PANOPTIC_IDS] = merged.instance_ids
+            predictions[keys.NUM_SURPLUS] = merged.num_surplus
         return predictions | {keys.PANOPTIC_MAP: merged.panoptic, keys.STUFF_SCORES: stuff_scores}

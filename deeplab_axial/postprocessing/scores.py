@@ -8,6 +8,8 @@ from deeplab_axial.postprocessing.merging import Merged
 # Pixels are summed in this many parts first: in float32, a million numbers just below 1, added one by one, are off by
 # per cents.
 _PARTS = 1024
+# Values that are looked at together: the softmax needs as many numbers again, of a strip instead of the image.
+_VALUES_AT_ONCE = 1 << 22
 
 
 def segment_scores(
@@ -50,7 +52,7 @@ def segment_scores(
 
 
 def class_probability(values: tf.Tensor, are_logits: bool, semantic: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """Probability of one class a pixel.
+    """Probability of one class a pixel, computed in strips of the image.
 
     Args:
       values: [H, W, C], class probabilities or logits.
@@ -61,6 +63,31 @@ def class_probability(values: tf.Tensor, are_logits: bool, semantic: tf.Tensor, 
     Returns:
       [H, W] float32.
     """
+    height, width = (size if size is not None else tf.shape(values)[i] for i, size in enumerate(values.shape[:2]))
+    row = width * values.shape[-1]
+    if isinstance(height, int) and isinstance(row, int):
+        rows = min(height, max(1, _VALUES_AT_ONCE // row))
+        if rows == height:
+            return _class_probability(values, semantic, classes, are_logits)
+    else:
+        rows = tf.minimum(height, tf.maximum(1, _VALUES_AT_ONCE // row))
+    num_strips = (height + rows - 1) // rows
+
+    def strip(index):
+        # The last one begins early enough to be as high as the others.
+        first = tf.minimum(index * rows, height - rows)
+        # Not x[first : first + rows], whose size XLA does not see.
+        logits = tf.slice(values, [first, 0, 0], [rows, width, values.shape[2]])
+        maps = (tf.slice(x, [first, 0], [rows, width]) for x in (semantic, classes))
+        return _class_probability(logits, *maps, are_logits)
+
+    strips = tf.map_fn(strip, tf.range(num_strips), fn_output_signature=tf.float32, parallel_iterations=1)
+    last = strips[-1, num_strips * rows - height :]
+    return tf.ensure_shape(tf.concat([tf.reshape(strips[:-1], [-1, width]), last], axis=0), values.shape[:2])
+
+
+def _class_probability(values: tf.Tensor, semantic: tf.Tensor, classes: tf.Tensor, are_logits: bool) -> tf.Tensor:
+    """`class_probability` of a strip."""
     values = tf.cast(values, tf.float32)
     chosen = tf.gather(values, classes, batch_dims=2)
     if not are_logits:

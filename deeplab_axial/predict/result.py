@@ -48,6 +48,7 @@ class Result:
       semantic: int32 [H, W], the most probable class of each pixel, before small segments became void.
       segments: largest first; void is none of them.
       label_space: the classes.
+      num_surplus: instances that are void because `label_space.label_divisor` holds no more of their class.
     """
 
     image: np.ndarray
@@ -55,6 +56,7 @@ class Result:
     semantic: np.ndarray
     segments: list[Segment]
     label_space: LabelSpace
+    num_surplus: int = 0
 
     @classmethod
     def from_predictions(
@@ -63,7 +65,8 @@ class Result:
         """From the prediction entries of keys.TABLE for one image, without the axis B."""
         panoptic = predictions[keys.PANOPTIC_MAP]
         segments = find_segments(panoptic, predictions, label_space)
-        return cls(image, panoptic, predictions[keys.SEMANTIC_MAP], segments, label_space)
+        surplus = int(predictions.get(keys.NUM_SURPLUS, 0))  # older exports do not count them
+        return cls(image, panoptic, predictions[keys.SEMANTIC_MAP], segments, label_space, surplus)
 
     def mask(self, segment: Segment) -> np.ndarray:
         """The pixels of a segment, bool [H, W]."""

@@ -10,6 +10,7 @@ from types import ModuleType, TracebackType
 
 import numpy as np
 
+from deeplab_axial import files
 from deeplab_axial.errors import InputError
 
 # A video that holds less than this share of the frames that its header promises is cut short.
@@ -53,8 +54,10 @@ class Reader:
 
     def __init__(self, path: str):
         self.path = path
-        if not os.path.isfile(path):
-            raise InputError(f"{path} cannot be read (there is no such file). Correct the path.")
+        try:
+            files.check_regular(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}). Correct the path.") from error
         self._frames = require().read_frames(path, pix_fmt="rgb24")
         try:
             header = next(self._frames)
@@ -84,7 +87,7 @@ class Reader:
 
 
 class Writer:
-    """Writes an H.264 MP4 that is complete or absent; a context manager.
+    """Writes an H.264 MP4 that is complete or absent and holds `files.MARK`; a context manager.
 
     Args:
       path: the file, which should end in .mp4; one that exists is replaced.
@@ -97,8 +100,7 @@ class Writer:
     def __init__(self, path: str, fps: float):
         self.path = path
         self.fps = fps
-        folder, name = os.path.split(path)
-        self._partial = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+        self._partial = files.temporary_name(path)
         self._process: subprocess.Popen | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._size: tuple[int, int] | None = None
@@ -144,7 +146,8 @@ class Writer:
         command = [require().get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
         command += ["-s", f"{width}x{height}", "-r", f"{self.fps:.6g}", "-i", "-", "-an", "-c:v", "libx264"]
         # Most players need chroma at half the resolution; so names stay readable at a low rate factor.
-        command += ["-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", self._partial]
+        command += ["-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        command += ["-metadata", f"comment={files.MARK}", "-f", "mp4", self._partial]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self._log, stdout=subprocess.DEVNULL)
 
     def _failure(self) -> InputError:

@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DatasetOptions(_message.Message):
-    __slots__ = ("dataset", "file_pattern", "batch_size", "crop_size", "min_resize_value", "max_resize_value", "resize_factor", "augmentations", "sigma", "increase_small_instance_weights", "small_instance_threshold", "small_instance_weight", "use_two_frames", "decode_groundtruth_label", "thing_id_mask_annotations", "max_thing_id", "use_next_frame", "cameras_to_use", "seed", "shuffle_buffer_mebibytes", "data_service_address")
+    __slots__ = ("dataset", "file_pattern", "batch_size", "crop_size", "min_resize_value", "max_resize_value", "resize_factor", "augmentations", "sigma", "increase_small_instance_weights", "small_instance_threshold", "small_instance_weight", "use_two_frames", "decode_groundtruth_label", "thing_id_mask_annotations", "max_thing_id", "use_next_frame", "cameras_to_use", "seed", "shuffle_buffer_mebibytes", "data_service_address", "allow_subset", "pad_with_grey_alone")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     FILE_PATTERN_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,8 @@ class DatasetOptions(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     SHUFFLE_BUFFER_MEBIBYTES_FIELD_NUMBER: _ClassVar[int]
     DATA_SERVICE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_SUBSET_FIELD_NUMBER: _ClassVar[int]
+    PAD_WITH_GREY_ALONE_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     file_pattern: _containers.RepeatedScalarFieldContainer[str]
     batch_size: int
@@ -49,7 +51,9 @@ class DatasetOptions(_message.Message):
     seed: int
     shuffle_buffer_mebibytes: int
     data_service_address: str
-    def __init__(self, dataset: _Optional[str] = ..., file_pattern: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ..., crop_size: _Optional[_Iterable[int]] = ..., min_resize_value: _Optional[_Iterable[int]] = ..., max_resize_value: _Optional[_Iterable[int]] = ..., resize_factor: _Optional[int] = ..., augmentations: _Optional[_Union[AugmentationOptions, _Mapping]] = ..., sigma: _Optional[float] = ..., increase_small_instance_weights: bool = ..., small_instance_threshold: _Optional[int] = ..., small_instance_weight: _Optional[float] = ..., use_two_frames: bool = ..., decode_groundtruth_label: bool = ..., thing_id_mask_annotations: bool = ..., max_thing_id: _Optional[int] = ..., use_next_frame: bool = ..., cameras_to_use: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., shuffle_buffer_mebibytes: _Optional[int] = ..., data_service_address: _Optional[str] = ...) -> None: ...
+    allow_subset: bool
+    pad_with_grey_alone: bool
+    def __init__(self, dataset: _Optional[str] = ..., file_pattern: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ..., crop_size: _Optional[_Iterable[int]] = ..., min_resize_value: _Optional[_Iterable[int]] = ..., max_resize_value: _Optional[_Iterable[int]] = ..., resize_factor: _Optional[int] = ..., augmentations: _Optional[_Union[AugmentationOptions, _Mapping]] = ..., sigma: _Optional[float] = ..., increase_small_instance_weights: bool = ..., small_instance_threshold: _Optional[int] = ..., small_instance_weight: _Optional[float] = ..., use_two_frames: bool = ..., decode_groundtruth_label: bool = ..., thing_id_mask_annotations: bool = ..., max_thing_id: _Optional[int] = ..., use_next_frame: bool = ..., cameras_to_use: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., shuffle_buffer_mebibytes: _Optional[int] = ..., data_service_address: _Optional[str] = ..., allow_subset: bool = ..., pad_with_grey_alone: bool = ...) -> None: ...
 
 class AugmentationOptions(_message.Message):
     __slots__ = ("min_scale_factor", "max_scale_factor", "scale_factor_step_size", "autoaugment_policy_name", "panoptic_copy_paste", "random_flip", "photometric_distortion", "inception_crop", "rand_augment")

@@ -70,7 +70,7 @@ class SingleLossOptions(_message.Message):
     def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., top_k_percent: _Optional[float] = ...) -> None: ...
 
 class SolverOptions(_message.Message):
-    __slots__ = ("use_sync_batchnorm", "batchnorm_momentum", "batchnorm_epsilon", "learning_policy", "base_learning_rate", "poly_learning_power", "poly_end_learning_rate", "warmup_steps", "optimizer", "weight_decay", "adamw_weight_decay", "use_gradient_clipping", "clip_gradient_norm", "training_number_of_steps", "backbone_learning_rate_multiplier", "lookahead", "gradient_accumulation_steps", "ema_decay", "learning_rate_multiplier")
+    __slots__ = ("use_sync_batchnorm", "batchnorm_momentum", "batchnorm_epsilon", "learning_policy", "base_learning_rate", "poly_learning_power", "poly_end_learning_rate", "warmup_steps", "optimizer", "weight_decay", "adamw_weight_decay", "use_gradient_clipping", "clip_gradient_norm", "training_number_of_steps", "backbone_learning_rate_multiplier", "lookahead", "gradient_accumulation_steps", "ema_decay", "learning_rate_multiplier", "sgd_momentum", "sgd_nesterov")
     USE_SYNC_BATCHNORM_FIELD_NUMBER: _ClassVar[int]
     BATCHNORM_MOMENTUM_FIELD_NUMBER: _ClassVar[int]
     BATCHNORM_EPSILON_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,8 @@ class SolverOptions(_message.Message):
     GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _ClassVar[int]
     EMA_DECAY_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    SGD_MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    SGD_NESTEROV_FIELD_NUMBER: _ClassVar[int]
     use_sync_batchnorm: bool
     batchnorm_momentum: float
     batchnorm_epsilon: float
@@ -109,15 +111,19 @@ class SolverOptions(_message.Message):
     gradient_accumulation_steps: int
     ema_decay: float
     learning_rate_multiplier: _containers.RepeatedCompositeFieldContainer[LearningRateMultiplier]
-    def __init__(self, use_sync_batchnorm: bool = ..., batchnorm_momentum: _Optional[float] = ..., batchnorm_epsilon: _Optional[float] = ..., learning_policy: _Optional[str] = ..., base_learning_rate: _Optional[float] = ..., poly_learning_power: _Optional[float] = ..., poly_end_learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., optimizer: _Optional[str] = ..., weight_decay: _Optional[float] = ..., adamw_weight_decay: _Optional[float] = ..., use_gradient_clipping: bool = ..., clip_gradient_norm: _Optional[float] = ..., training_number_of_steps: _Optional[int] = ..., backbone_learning_rate_multiplier: _Optional[float] = ..., lookahead: _Optional[_Union[LookaheadOptions, _Mapping]] = ..., gradient_accumulation_steps: _Optional[int] = ..., ema_decay: _Optional[float] = ..., learning_rate_multiplier: _Optional[_Iterable[_Union[LearningRateMultiplier, _Mapping]]] = ...) -> None: ...
+    sgd_momentum: float
+    sgd_nesterov: bool
+    def __init__(self, use_sync_batchnorm: bool = ..., batchnorm_momentum: _Optional[float] = ..., batchnorm_epsilon: _Optional[float] = ..., learning_policy: _Optional[str] = ..., base_learning_rate: _Optional[float] = ..., poly_learning_power: _Optional[float] = ..., poly_end_learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., optimizer: _Optional[str] = ..., weight_decay: _Optional[float] = ..., adamw_weight_decay: _Optional[float] = ..., use_gradient_clipping: bool = ..., clip_gradient_norm: _Optional[float] = ..., training_number_of_steps: _Optional[int] = ..., backbone_learning_rate_multiplier: _Optional[float] = ..., lookahead: _Optional[_Union[LookaheadOptions, _Mapping]] = ..., gradient_accumulation_steps: _Optional[int] = ..., ema_decay: _Optional[float] = ..., learning_rate_multiplier: _Optional[_Iterable[_Union[LearningRateMultiplier, _Mapping]]] = ..., sgd_momentum: _Optional[float] = ..., sgd_nesterov: bool = ...) -> None: ...
 
 class LearningRateMultiplier(_message.Message):
-    __slots__ = ("part", "multiplier")
+    __slots__ = ("part", "multiplier", "hold_statistics")
     PART_FIELD_NUMBER: _ClassVar[int]
     MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    HOLD_STATISTICS_FIELD_NUMBER: _ClassVar[int]
     part: str
     multiplier: float
-    def __init__(self, part: _Optional[str] = ..., multiplier: _Optional[float] = ...) -> None: ...
+    hold_statistics: bool
+    def __init__(self, part: _Optional[str] = ..., multiplier: _Optional[float] = ..., hold_statistics: bool = ...) -> None: ...
 
 class LookaheadOptions(_message.Message):
     __slots__ = ("sync_period", "slow_step_size")

@@ -5,7 +5,7 @@ import difflib
 import os
 from typing import NamedTuple
 
-from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.data.label_space import LabelSpace, differences, tell
 from deeplab_axial.errors import InputError
 from deeplab_axial.report import curves, drawings, page, pictures, tables
 from deeplab_axial.report.page import Run
@@ -73,13 +73,12 @@ def write_comparison(path: str | os.PathLike, title: str, first: Run, second: Ru
 
 def _check_label_spaces(first: Run, second: Run) -> None:
     spaces = [run.details.label_space for run in (first, second)]
-    known = [{(c.id, c.name, c.is_thing) for c in space.classes} for space in spaces]
-    if known[0] != known[1]:
-        differing = sorted(known[0] ^ known[1])[:6]
-        shown = ", ".join(f"{number} ({name}, {'thing' if thing else 'stuff'})" for number, name, thing in differing)
+    found = differences(*spaces)
+    if found:
+        told = tell(found, "in the first", "in the second")
         raise InputError(
             f"Two runs must have the same classes to be compared. Received: {first.name} of {_told(spaces[0])} and "
-            f"{second.name} of {_told(spaces[1])}; they differ in class {shown}. Evaluate both on one data set."
+            f"{second.name} of {_told(spaces[1])}; {told}. Evaluate both on one data set."
         )
 
 

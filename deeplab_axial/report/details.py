@@ -6,14 +6,16 @@ import io
 import json
 import os
 import zipfile
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
 
-from deeplab_axial import files
-from deeplab_axial.data import records
+from deeplab_axial import files, json_files
+from deeplab_axial.data import image_bytes, records
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
+from deeplab_axial.report import stored
 
 DETAILS_FILE = "report_data.zip"
 # A prediction matches above this IoU: Kirillov et al., "Panoptic Segmentation", 2019.
@@ -21,6 +23,14 @@ MATCH_IOU = 0.5
 _FORMAT = 1
 _MAIN = "details.json"
 _JPEG_QUALITY = 88
+_LARGEST = 2**30  # bytes of the archive
+_LONGEST_SIDE = 8192  # pixels; `recorder` keeps smaller ones
+
+
+class _Form(TypedDict, total=False):
+    """What tells whether this release knows the rest."""
+
+    format: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,28 +128,41 @@ def read(model_dir: str | os.PathLike) -> Details:
     if not files.exists(path):
         raise InputError(f"{str(model_dir)!r} holds no {DETAILS_FILE}, which evaluations write. {remedy}")
     try:
-        with zipfile.ZipFile(io.BytesIO(files.read(path))) as archive:
-            content = json.loads(archive.read(_MAIN))
-            if content["format"] != _FORMAT:
-                raise InputError(
-                    f"{path!r} must be of format {_FORMAT}. Received: {content['format']}, of another release. {remedy}"
-                )
-            return _decode(content, archive)
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(io.BytesIO(json_files.read_bytes(path, remedy, _LARGEST))) as archive:
+            main, name = _member(archive, _MAIN), f"{path}, {_MAIN},"
+            form = json_files.parse(main, _Form, name, remedy).get("format")
+            if form != _FORMAT:
+                raise InputError(f"{path!r} must be of format {_FORMAT}. Received: {form!r:.40}. {remedy}")
+            return _decode(json_files.parse(main, stored.Evaluation, name, remedy), archive)
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, its decompressors and Pillow raise many kinds
         raise InputError(f"{path!r} is damaged ({type(error).__name__}: {error}). {remedy}") from error
 
 
-def _decode(content: dict, archive: zipfile.ZipFile) -> Details:
-    instances = content["instances"]
+def _decode(content: stored.Evaluation, archive: zipfile.ZipFile) -> Details:
     return Details(
-        **{name: content[name] for name in ("metrics", "facts", "config", "images")},
-        label_space=LabelSpace.from_dict(content["label_space"]),
-        confusion=np.array(content["confusion"], np.int64),
-        instance_classes=np.array(instances["class_id"], np.int64),
-        instance_areas=np.array(instances["area"], np.int64),
-        instance_ious=np.array(instances["iou"], np.float64),
-        pictures=[_picture(entry, number, archive) for number, entry in enumerate(content["pictures"])],
+        metrics=content.metrics,
+        facts=content.facts,
+        config=content.config,
+        label_space=content.label_space,
+        images=content.images,
+        confusion=np.array(content.confusion, np.int64),
+        instance_classes=np.array(content.instances["class_id"], np.int64),
+        instance_areas=np.array(content.instances["area"], np.int64),
+        instance_ious=np.array(content.instances["iou"], np.float64),
+        pictures=[
+            _picture(entry, number, archive, content.label_space) for number, entry in enumerate(content.pictures)
+        ],
     )
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The content of a file in the archive; a ValueError if it would be huge."""
+    size = archive.getinfo(name).file_size
+    if size > json_files.LARGEST:
+        raise ValueError(f"{name} must have at most {json_files.LARGEST:,} bytes. Received: {size:,}")
+    return archive.read(name)
 
 
 def _encoded(picture: Picture) -> dict[str, bytes]:
@@ -155,18 +178,28 @@ def _encoded(picture: Picture) -> dict[str, bytes]:
     return encoded
 
 
-def _picture(entry: dict, number: int, archive: zipfile.ZipFile) -> Picture:
+def _picture(entry: stored.Picture, number: int, archive: zipfile.ZipFile, space: LabelSpace) -> Picture:
     def load(name):
-        return archive.read(f"pictures/{number:02}/{name}")
+        return _member(archive, f"pictures/{number:02}/{name}")
 
     image = decode(load("image.jpg"))
-    maps = {
-        name: records.decode_panoptic(load(f"{name}.png"), records.PNG, *image.shape[:2])
-        for name in ("truth", "prediction")
-    }
-    if entry["longest_offset"] is not None:
+    maps = {}
+    for name in ("truth", "prediction"):
+        try:
+            maps[name] = records.decode_panoptic(load(f"{name}.png"), records.PNG, *image.shape[:2])
+        except InputError as error:  # which names no file of ours
+            raise ValueError(f"{name}.png of picture {number}: {error}") from error
+    if entry.longest_offset is not None:
         maps["heatmap"], maps["offsets"] = decode(load("heatmap.png")), decode(load("offsets.jpg"))
-    return Picture(**{**entry, "kinds": tuple(entry["kinds"])}, image=image, **maps)
+    for name, values in {"image": image, **maps}.items():
+        expected = image.shape[:2] if name in ("truth", "prediction", "heatmap") else (*image.shape[:2], 3)
+        if values.shape != expected:
+            raise ValueError(f"{name} of picture {number} must have shape {expected}. Received: {values.shape}")
+    for name in ("truth", "prediction"):
+        unknown = set(np.unique(maps[name] // space.label_divisor).tolist()) - {*space.by_id, space.ignore_label}
+        if unknown:
+            raise ValueError(f"{name} of picture {number} must be of known classes. Received: {min(unknown)}")
+    return Picture(entry.name, entry.kinds, image, longest_offset=entry.longest_offset, **maps)
 
 
 def encode(image: np.ndarray, form: str, **options) -> bytes:
@@ -178,4 +211,7 @@ def encode(image: np.ndarray, form: str, **options) -> bytes:
 
 def decode(content: bytes) -> np.ndarray:
     """The inverse of `encode`, up to what the format loses."""
-    return np.asarray(Image.open(io.BytesIO(content)))
+    with image_bytes.opened(content) as image:
+        if max(image.size) > _LONGEST_SIDE:
+            raise ValueError(f"A picture must have at most {_LONGEST_SIDE} pixels a side. Received: {image.size}")
+        return np.asarray(image)

@@ -88,7 +88,7 @@ def render(path: str | os.PathLike, template: str, **values) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, signed=_signed)
+    environment.filters.update(percent=_percent, signed=_signed, images=_images)
     script, _, _ = environment.loader.get_source(environment, "script.html")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     text = environment.get_template(template).render(
@@ -98,6 +98,13 @@ def render(path: str | os.PathLike, template: str, **values) -> None:
         files.write_atomically(path, text)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be written ({error}). Name another file with --output.") from error
+
+
+def _images(metrics: Mapping) -> str:
+    """Of how many images metrics are: "50 images", or "50 of 5,000 images" if the data set has more."""
+    number = metrics["num_images"]
+    of = metrics.get("num_images_in_data_set", number)
+    return f"{number:,} images" if number == of else f"{number:,} of {of:,} images"
 
 
 def has_segments(image: Mapping) -> bool:

@@ -13,13 +13,11 @@ NAME is CITY_xxxxxx_yyyyyy, and classes are label ids (24 is person).
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable
 
 import numpy as np
 
-from deeplab_axial import files
+from deeplab_axial import files, locks
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.submissions import panoptic_png
@@ -84,31 +82,26 @@ def write(folder: str, predictions: Iterable[Prediction], space: LabelSpace, spl
     check_output(folder)
     folder = os.path.abspath(folder)
     try:
-        partial = tempfile.mkdtemp(prefix=f".{os.path.basename(folder)}.", dir=os.path.dirname(folder))
-    except OSError as error:
-        raise InputError(f"--output_dir={folder} cannot be written ({error}). Name another folder.") from error
-    try:
-        root = os.path.join(partial, "submission")  # the temporary folder itself is closed to other users
-        title = f"cityscapes_panoptic_{split}"
-        annotations: dict[str, dict] = {}
-        for kind in (PANOPTIC, INSTANCE, PIXEL):
-            os.makedirs(os.path.join(root, kind))
-        for prediction in predictions:
-            name = image_name(prediction.name)
-            if name in annotations:
-                raise InputError(f"Image {prediction.name!r} is twice in the records. Convert the split again.")
-            annotations[name] = _write_panoptic(os.path.join(root, PANOPTIC, title), name, prediction, space)
-            _write_instances(os.path.join(root, INSTANCE), name, prediction, space)
-            _write_pixels(os.path.join(root, PIXEL), name, prediction, space)
-        content = json.dumps({"annotations": list(annotations.values())})
-        files.write_atomically(os.path.join(root, PANOPTIC, f"{title}.json"), content)
-        if os.path.isdir(folder):
-            os.rmdir(folder)
-        os.replace(root, folder)
+        with locks.partial_folder(folder, "submit") as partial:
+            root = os.path.join(partial, "submission")  # the temporary folder itself is closed to other users
+            title = f"cityscapes_panoptic_{split}"
+            annotations: dict[str, dict] = {}
+            for kind in (PANOPTIC, INSTANCE, PIXEL):
+                os.makedirs(os.path.join(root, kind))
+            for prediction in predictions:
+                name = image_name(prediction.name)
+                if name in annotations:
+                    raise InputError(f"Image {prediction.name!r} is twice in the records. Convert the split again.")
+                annotations[name] = _write_panoptic(os.path.join(root, PANOPTIC, title), name, prediction, space)
+                _write_instances(os.path.join(root, INSTANCE), name, prediction, space)
+                _write_pixels(os.path.join(root, PIXEL), name, prediction, space)
+            content = json.dumps({"annotations": list(annotations.values())})
+            files.write_atomically(os.path.join(root, PANOPTIC, f"{title}.json"), content)
+            if os.path.isdir(folder):
+                os.rmdir(folder)
+            os.replace(root, folder)
     except OSError as error:
         raise InputError(f"--output_dir={folder} cannot be written ({error}). Free or change the place.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return len(annotations)
 
 

@@ -8,12 +8,16 @@ import re
 import zipfile
 from collections.abc import Iterable
 
+from deeplab_axial import files
+from deeplab_axial.data.converters import panoptic_json
+from deeplab_axial.data.converters.panoptic_entries import integer, text
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.submissions import panoptic_png
 from deeplab_axial.submissions.predictions import Prediction
 
 _LIST_NAME = re.compile(r"(?:panoptic_)?(?:image_info_)?(.+)\.json")
+_NUMBER = re.compile("[0-9]{1,18}")
 _EXTENSION = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 
 
@@ -48,19 +52,17 @@ class ImageList:
         """
         remedy = "Name COCO's image_info_test-dev2017.json, or the JSON of the split."
         try:
-            with open(path, encoding="utf-8") as file:
-                images = json.load(file)["images"]
-            entries = [
-                (_key(image["file_name"]), ImageEntry(image["id"], (int(image["height"]), int(image["width"]))))
-                for image in images
-            ]
-        except OSError as error:
-            raise InputError(f"--image_list={path} cannot be read ({error}). {remedy}") from error
-        except (ValueError, LookupError, TypeError) as error:
-            raise InputError(
-                f"--image_list={path} must be a JSON with a list `images` of id, file_name, height and width. "
-                f"Received: {type(error).__name__}: {error}. {remedy}"
-            ) from error
+            content = panoptic_json.parse(path)
+            images = content.get("images") if isinstance(content, dict) else None
+            if not isinstance(images, list):
+                raise InputError(
+                    f"{path} must be a JSON with a list `images` of id, file_name, height and width. Received: "
+                    f"{type(content).__name__} without one. {remedy}"
+                )
+            panoptic_json.normalise({"images": images})
+            entries = [_entry(image, f"{path}, images[{i}]") for i, image in enumerate(images)]
+        except InputError as error:
+            raise InputError(f"--image_list={error}") from error
         table = dict(entries)
         if not table or len(table) < len(entries) or len({entry.id for entry in table.values()}) < len(entries):
             raise InputError(
@@ -98,6 +100,16 @@ class ImageList:
             )
 
 
+def _entry(image: dict, where: str) -> tuple[str, ImageEntry]:
+    """The key and entry of one of the list's images; raises InputError for a faulty one."""
+    name = text(image, "file_name", where)
+    is_text = isinstance(image.get("id"), str)
+    image_id = text(image, "id", where) if is_text else integer(image, "id", where, 0)
+    if is_text and _NUMBER.fullmatch(image_id):  # COCO's server knows numbers alone
+        image_id = int(image_id)
+    return _key(name), ImageEntry(image_id, (integer(image, "height", where, 1), integer(image, "width", where, 1)))
+
+
 def _key(name: str) -> str:
     return _EXTENSION.sub("", name)
 
@@ -122,27 +134,23 @@ def write(path: str, predictions: Iterable[Prediction], images: ImageList, space
     """
     check_output(path)
     title = f"panoptic_{images.subset}_{algorithm}_results"
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
     try:
-        with zipfile.ZipFile(temporary, "w") as archive:  # stored: PNGs are compressed already
-            annotations: dict[int | str, dict] = {}
-            for prediction in predictions:
-                entry = _find(prediction, images)
-                if entry.id in annotations:
-                    raise InputError(f"Image {prediction.name!r} is twice in the records. Convert the split again.")
-                png, segments = panoptic_png.encode(prediction.panoptic, space)
-                file_name = f"{_key(prediction.name)}.png"
-                archive.writestr(f"{title}/{file_name}", png)
-                annotations[entry.id] = {"image_id": entry.id, "file_name": file_name, "segments_info": segments}
-            content = json.dumps({"annotations": list(annotations.values())})
-            archive.writestr(f"{title}.json", content, compress_type=zipfile.ZIP_DEFLATED)
-        _check(temporary, title, images)
-        os.replace(temporary, path)
+        with files.replacing(path) as temporary:
+            with zipfile.ZipFile(temporary, "w") as archive:  # stored: PNGs are compressed already
+                annotations: dict[int | str, dict] = {}
+                for prediction in predictions:
+                    entry = _find(prediction, images)
+                    if entry.id in annotations:
+                        raise InputError(f"Image {prediction.name!r} is twice in the records. Convert the split again.")
+                    png, segments = panoptic_png.encode(prediction.panoptic, space)
+                    file_name = f"{_key(prediction.name)}.png"
+                    archive.writestr(f"{title}/{file_name}", png)
+                    annotations[entry.id] = {"image_id": entry.id, "file_name": file_name, "segments_info": segments}
+                content = json.dumps({"annotations": list(annotations.values())})
+                archive.writestr(f"{title}.json", content, compress_type=zipfile.ZIP_DEFLATED)
+            _check(temporary, title, images)
     except OSError as error:
         raise InputError(f"--output={path} cannot be written ({error}). Free or change the place.") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
     return len(annotations)
 
 

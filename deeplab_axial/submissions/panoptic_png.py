@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
+from deeplab_axial.data import image_bytes
 from deeplab_axial.data.label_space import LabelSpace
 
 
@@ -46,9 +47,9 @@ def problem(png: bytes, segments: Iterable[dict], size: tuple[int, int]) -> str 
       size: (height, width) that it must have, pixels.
     """
     try:
-        with Image.open(io.BytesIO(png)) as image:
+        with image_bytes.opened(png) as image:
             pixels = np.asarray(image)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
+    except image_bytes.UnreadableImage as error:
         return f"it does not decode ({error})"
     if pixels.shape != (*size, 3):
         return f"its shape is {pixels.shape}, not {(*size, 3)}"

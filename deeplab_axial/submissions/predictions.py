@@ -12,6 +12,7 @@ from deeplab_axial import keys
 from deeplab_axial.data import transforms
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.inference import Predictor
+from deeplab_axial.postprocessing.surplus import Surplus
 
 
 class Prediction(NamedTuple):
@@ -40,7 +41,7 @@ def predict(
     num_images: int,
     use_tf_function: bool = True,
 ) -> Iterator[Prediction]:
-    """Yields the predictions of the real images of a data set, in its order.
+    """Yields the predictions of the real images of a data set, in its order; in the end logs what no id was left for.
 
     Args:
       predictor: a network with instance heads and its post-processing.
@@ -52,13 +53,17 @@ def predict(
     function = predictor.predict_padded
     if use_tf_function:
         function = tf.function(function, autograph=False)
+    surplus = Surplus(space.label_divisor)
     with tqdm.tqdm(total=num_images, desc="Predicting", unit="image") as progress:
         for batch in dataset:
             outputs = function(batch[keys.IMAGE], batch[keys.RESIZED_SIZE])
             for i in np.flatnonzero(batch[keys.IS_REAL].numpy()):
                 image = {key: value[i] for key, value in batch.items()}
-                yield _at_raw_size(image, {key: value[i] for key, value in outputs.items()}, space)
+                prediction = _at_raw_size(image, {key: value[i] for key, value in outputs.items()}, space)
+                surplus.add(int(outputs[keys.NUM_SURPLUS][i]), prediction.name)
+                yield prediction
                 progress.update()
+    surplus.say()
 
 
 def _at_raw_size(image: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor], space: LabelSpace) -> Prediction:

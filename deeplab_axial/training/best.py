@@ -7,14 +7,17 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from typing import TypedDict
 
-from deeplab_axial import files
+from deeplab_axial import files, json_files
 from deeplab_axial.errors import InputError
-from deeplab_axial.training import checkpoint_files, log
+from deeplab_axial.json_files import Count, Finite
+from deeplab_axial.training import checkpoint_files, label_space_file, log
 
 BEST_FOLDER = "best"
 BEST_FILE = "best.json"
 EVALUATIONS_FILE = "evaluations.jsonl"
+_ENTRIES_REMEDY = "Remove that line, or the file, and checkpoints that are still there are evaluated again."
 DEFAULT_METRIC = "panoptic_quality/all/pq"
 # Where each lies in what the evaluation of a segmentation network returns, or in that of a classifier; the first is
 # what decides by default. More is better.
@@ -35,10 +38,37 @@ def look_up(metrics: Mapping, name: str) -> float | None:
     value = metrics
     for key in name.split("/"):
         value = value.get(key) if isinstance(value, Mapping) else None
-    return value if value is not None and math.isfinite(value) else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
 
 
-def describe(kept: Mapping, folder: str) -> str:
+class Best(TypedDict):
+    """What BEST_FILE holds: which metric decided, its value, and the step and name of the checkpoint."""
+
+    metric: str
+    value: Finite
+    step: Count
+    checkpoint: str
+
+
+class _Entry(TypedDict):
+    """A line of EVALUATIONS_FILE; beside these fields the metric that decided, under its name."""
+
+    step: Count
+    checkpoint: str
+
+
+def read_best(folder: str) -> Best | None:
+    """What BEST_FILE in a folder BEST_FOLDER holds; None without one.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    remedy = f"Remove the folder {folder}, and the best checkpoint is looked for anew, or bring the file back."
+    return json_files.read(os.path.join(folder, BEST_FILE), Best, remedy)
+
+
+def describe(kept: Best, folder: str) -> str:
     """A line of what BEST_FILE holds, and of the folder that it is in."""
     return f"{kept['metric']} {kept['value']:.4f} at step {kept['step']}: {folder}"
 
@@ -94,6 +124,10 @@ class Evaluations:
         """Where the best checkpoint is."""
         return os.path.join(self.folder, BEST_FOLDER)
 
+    @property
+    def _entries_file(self) -> str:
+        return os.path.join(self.folder, EVALUATIONS_FILE)
+
     def step_of(self, prefix: str) -> int | None:
         """The step of a checkpoint that was evaluated; None if it was not.
 
@@ -104,9 +138,12 @@ class Evaluations:
         return steps.get(fingerprint(prefix))
 
     def read(self) -> list[dict]:
-        """The entries of EVALUATIONS_FILE, oldest first; a line cut short by a kill is left out."""
-        lines = self._content().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith(b"}\n")]
+        """The entries of EVALUATIONS_FILE, oldest first; a line cut short by a kill is left out.
+
+        Raises:
+          InputError: the file is damaged.
+        """
+        return json_files.read_lines(self._entries_file, _Entry, _ENTRIES_REMEDY, lambda line: line.endswith(b"}"))
 
     def add(self, prefix: str, metrics: Mapping) -> bool:
         """Remembers an evaluation, and keeps the checkpoint if it is the best so far.
@@ -130,9 +167,9 @@ class Evaluations:
             if self.step_of(prefix) is None:
                 entry = {"step": metrics["step"], "checkpoint": fingerprint(prefix), self.metric: value}
                 # On a line of its own, also after one that a kill cut short.
-                content = self._content()
+                content = json_files.read_bytes(self._entries_file, _ENTRIES_REMEDY, json_files.LARGEST_LINES)
                 before = "\n" if content and not content.endswith(b"\n") else ""
-                files.append(os.path.join(self.folder, EVALUATIONS_FILE), before + json.dumps(entry) + "\n")
+                files.append(self._entries_file, before + json.dumps(entry) + "\n")
         except OSError as error:
             raise InputError(
                 f"{self.folder} cannot keep the evaluated checkpoint ({error}). Free or change the place and run again."
@@ -141,18 +178,18 @@ class Evaluations:
 
     def describe_best(self) -> str:
         """Says which checkpoint is the best, and where it is."""
-        kept = files.read_json(os.path.join(self.best_folder, BEST_FILE))
+        kept = read_best(self.best_folder)
         return f"Best so far: {describe(kept, self.best_folder)}"
 
     def best_value(self) -> float | None:
         """The metric of the kept checkpoint; None without one, or where it was not measured."""
-        kept = files.read_json(os.path.join(self.best_folder, BEST_FILE))
+        kept = read_best(self.best_folder)
         if kept is None:
             return None
         if kept["metric"] == self.metric:
             return kept["value"]
         # Another metric decided before: the one that does now is among those that were measured.
-        metrics = files.read_json(os.path.join(self.best_folder, log.METRICS_FILE))
+        metrics = log.read_metrics(self.best_folder)
         return look_up(metrics, self.metric) if metrics and metrics["step"] == kept["step"] else None
 
     def _keep(self, prefix: str, metrics: Mapping, value: float) -> None:
@@ -161,6 +198,9 @@ class Evaluations:
             files.remove(os.path.join(folder, BEST_FILE))
         copy_checkpoint(prefix, folder)
         files.write_atomically(os.path.join(folder, log.METRICS_FILE), json.dumps(metrics, indent=1))
+        classes = os.path.join(self.folder, label_space_file.FILE_NAME)
+        if files.exists(classes):
+            files.copy(classes, os.path.join(folder, label_space_file.FILE_NAME))
         checkpoint_files.write_list(folder, [name])
         content = {"metric": self.metric, "value": value, "step": metrics["step"], "checkpoint": name}
         files.write_atomically(os.path.join(folder, BEST_FILE), json.dumps(content, indent=1))
@@ -168,10 +208,3 @@ class Evaluations:
             # With a dot in front: a copy that was cut short.
             if other.lstrip(".").startswith(f"{checkpoint_files.NAME}-") and not other.startswith(f"{name}."):
                 files.remove(os.path.join(folder, other))
-
-    def _content(self) -> bytes:
-        """Of EVALUATIONS_FILE."""
-        try:
-            return files.read(os.path.join(self.folder, EVALUATIONS_FILE))
-        except FileNotFoundError:
-            return b""

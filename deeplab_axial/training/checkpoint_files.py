@@ -4,6 +4,7 @@
 A checkpoint is the files PREFIX.index and PREFIX.data-...; the file LIST names those that are complete.
 """
 
+import errno
 import os
 import re
 import time
@@ -17,6 +18,7 @@ from deeplab_axial.errors import InputError
 
 LIST = "checkpoint"
 NAME = "ckpt"
+_LARGEST_LIST = 2**24  # bytes
 # In front of the names of files that cannot be read and are kept aside.
 DAMAGED = "damaged-"
 # Not the fault of the files: the same reading may succeed later, or with other permissions.
@@ -36,6 +38,11 @@ def listed(folder: str) -> list[str] | None:
     if not files.exists(os.path.join(folder, LIST)):
         return []
     try:
+        files.read(os.path.join(folder, LIST), _LARGEST_LIST)
+    except OSError as error:
+        if error.errno in (errno.EFBIG, errno.EINVAL):  # of `files.read`: it is no list, whatever it is
+            return None
+    try:
         state = tf.train.get_checkpoint_state(folder)
     except ValueError:  # UnicodeDecodeError among them
         return None
@@ -49,6 +56,12 @@ def listed(folder: str) -> list[str] | None:
 def any_there(folder: str) -> bool:
     """Whether a run would go on from this folder, or end with an error because all that is there is damaged."""
     return files.exists(os.path.join(folder, LIST)) or bool(_found(folder))
+
+
+def newest_step(folder: str) -> int | None:
+    """The largest step in the names of the checkpoints that LIST or the folder has, complete or not; None without."""
+    matches = (re.search(r"-(\d+)$", path) for path in [*(listed(folder) or ()), *_found(folder)])
+    return max((int(match[1]) for match in matches if match), default=None)
 
 
 def write_list(folder: str, names: Iterable[str]) -> None:
@@ -65,8 +78,10 @@ def open_reader(prefix: str) -> tf.compat.v1.train.NewCheckpointReader:
 
     Raises:
       tf.errors.OpError: there is no such checkpoint, or its index is damaged.
+      OSError: one of its files is a FIFO, device, folder or socket, which TensorFlow would wait for.
     """
-    return tf.compat.v1.train.NewCheckpointReader(prefix)
+    files.check_parts(prefix)
+    return tf.compat.v1.train.NewCheckpointReader(files.without_glob(prefix))
 
 
 def why_unreadable(prefix: str) -> str | None:
@@ -138,6 +153,13 @@ def newest_readable(folder: str, mend: bool = True) -> str | None:
     return newest
 
 
+def remove(prefixes: Iterable[str]) -> None:
+    """Removes the files of checkpoints, if they are there: in a folder "run[1]" TensorFlow does not find them."""
+    for prefix in prefixes:
+        for path in _files_of(prefix):
+            files.remove(path)
+
+
 def remove_unfinished(folder: str) -> None:
     """Removes the folders of checkpoints whose writing was cut short."""
     for name in files.names(folder):
@@ -176,6 +198,11 @@ def _set_aside(prefix: str) -> str | None:
 def _check_that_storage_answers(prefix: str) -> None:
     """Raises InputError if a file that is there cannot be opened for a reason that is not in the file."""
     for path in _files_of(prefix):
+        try:
+            files.check_regular(path)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # what it is would be waited for
+                continue
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
                 file.read(1)

@@ -3,6 +3,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import tempfile
@@ -24,6 +25,7 @@ _INITIAL_ADVICE = (
     "Name a checkpoint of the same network; for another number of classes set "
     "model_options.restore_semantic_last_layer_from_initial_checkpoint: false."
 )
+AS_THE_CONFIG_SAYS = "as the config says"
 # What an initial checkpoint restores as a whole or not at all, as paths of attributes of the model.
 _PARTS = (
     "backbone",
@@ -37,7 +39,7 @@ _PARTS = (
     "offset_head/last",
     "classification_head",
 )
-_SEMANTIC_LAST_LAYERS = ("semantic_head/last", "classification_head")
+SEMANTIC_LAST_LAYERS = ("semantic_head/last", "classification_head")
 _INSTANCE_LAST_LAYERS = ("center_head/last", "offset_head/last")
 
 
@@ -71,28 +73,58 @@ def restore(path: str, objects: Mapping[str, Any], what: str, advice: str = _ADV
     Raises:
       InputError: the checkpoint is missing or damaged, lacks a variable, or has one of another shape.
     """
+    problem = _restore(path, objects, what, advice)
+    if problem is not None:
+        raise InputError(problem)
+
+
+def _restore(path: str, objects: Mapping[str, Any], what: str, advice: str) -> str | None:
+    """Does what `restore` does, and returns what is wrong."""
     try:
         names = set(checkpoint_files.open_reader(path).get_variable_to_shape_map())
         if not names:  # so TensorFlow takes an .index file
             raise tf.errors.NotFoundError(None, None, "no variables")
+    except (tf.errors.OpError, OSError, IndexError, ValueError) as error:  # IndexError: data that is cut short
+        return _unreadable(path, what, error)
+    try:
         # Partial: what does not fit is reported here, once.
-        tf.train.Checkpoint(**objects).restore(path).expect_partial().assert_existing_objects_matched()
-    except (tf.errors.OpError, OSError, IndexError) as error:  # IndexError: data that is cut short
-        raise InputError(
-            f"{what}: {path!r} is no readable checkpoint ({files.first_line(error)}). Check the path; it names the "
-            "files without .index and .data-..."
-        ) from error
-    except (AssertionError, ValueError) as error:
+        checkpoint = tf.train.Checkpoint(**objects)
+        checkpoint.restore(files.without_glob(path)).expect_partial().assert_existing_objects_matched()
+    except (tf.errors.OpError, OSError, IndexError, AssertionError, ValueError) as error:
+        # When the objects die, TensorFlow would list every value of the checkpoint, whose fault the message tells.
+        tf.get_logger().addFilter(_is_no_list_of_values)
+        if not isinstance(error, (AssertionError, ValueError)):
+            return _unreadable(path, what, error)
         roots = sorted({name.split("/")[0] for name in names} - {"_CHECKPOINTABLE_OBJECT_GRAPH"})
         reason = _missing(error) if isinstance(error, AssertionError) else files.first_line(error).rstrip(".")
-        raise InputError(
+        return (
             f"{what}: checkpoint {path!r} does not fit this config: {reason}. "
             f"The checkpoint holds {len(names)} variables under {', '.join(roots)}. {advice}"
-        ) from error
+        )
+    return None
+
+
+def _unreadable(path: str, what: str, error: Exception) -> str:
+    return (
+        f"{what}: {path!r} is no readable checkpoint ({files.first_line(error)}). Check the path; it names the files "
+        "without .index and .data-..."
+    )
+
+
+def _is_no_list_of_values(record: logging.LogRecord) -> bool:
+    """A filter of a logger, for what TensorFlow says when it forgets a checkpoint that was not restored in full."""
+    text = str(record.msg)
+    return not text.startswith(
+        ("Value in checkpoint could not", "Value in object could not", "Detecting that an object")
+    )
 
 
 def restore_initial(
-    path: str, model: tf_keras.Model, semantic_last_layer: bool = True, instance_last_layer: bool = True
+    path: str,
+    model: tf_keras.Model,
+    semantic_last_layer: bool = True,
+    instance_last_layer: bool = True,
+    semantic_reason: str = AS_THE_CONFIG_SAYS,
 ) -> Report:
     """Starts a model from the weights of another training.
 
@@ -104,6 +136,7 @@ def restore_initial(
       model: built; a `PanopticDeepLab` or a classifier.
       semantic_last_layer: whether the last layer of the semantic head (of the classifier) is restored.
       instance_last_layer: whether those of the centre and offset heads are.
+      semantic_reason: for the report, why the last layer of the semantic head is not restored.
 
     Returns:
       What was restored, and what not.
@@ -116,8 +149,8 @@ def restore_initial(
     if prefix is None:
         raise InputError(f"{what}: folder {path!r} holds no checkpoint. Name a checkpoint's prefix or its folder.")
     skip = {
-        *(() if semantic_last_layer else _SEMANTIC_LAST_LAYERS),
-        *(() if instance_last_layer else _INSTANCE_LAST_LAYERS),
+        **({} if semantic_last_layer else dict.fromkeys(SEMANTIC_LAST_LAYERS, semantic_reason)),
+        **({} if instance_last_layer else dict.fromkeys(_INSTANCE_LAST_LAYERS, AS_THE_CONFIG_SAYS)),
     }
     keys = deeplab2.read_shapes(prefix, what)
     if deeplab2.recognises(keys):
@@ -125,7 +158,7 @@ def restore_initial(
     return _restore_parts(prefix, model, what, skip, [key for key in keys if key.endswith(deeplab2.SUFFIX)])
 
 
-def _restore_parts(path: str, model: tf_keras.Model, what: str, skip: set[str], keys: list[str]) -> Report:
+def _restore_parts(path: str, model: tf_keras.Model, what: str, skip: Mapping[str, str], keys: list[str]) -> Report:
     """Restores what a checkpoint of this library with these keys has of the model's parts."""
     report = Report("deeplab-axial", path)
     taken: dict[str, Any] = {}
@@ -133,13 +166,15 @@ def _restore_parts(path: str, model: tf_keras.Model, what: str, skip: set[str], 
         part = _attribute(model, name)
         if part is None:
             continue
-        if name in skip:
-            report.absent[name] = "as the config says"
-        elif not any(key.startswith(f"model/{name}/") for key in keys):
+        if not any(key.startswith(f"model/{name}/") for key in keys):
             report.absent[name] = "not in the checkpoint"
+        elif name in skip:
+            report.absent[name] = skip[name]
         else:
             taken[name] = part
             report.restored[name] = len(part.variables)
+    for name in report.absent:
+        report.new += [variable.name.removesuffix(":0") for variable in _attribute(model, name).variables]
     if not taken:
         roots = ", ".join(sorted({key.split("/")[0] for key in keys}))
         raise InputError(
@@ -157,8 +192,11 @@ def _restore_parts(path: str, model: tf_keras.Model, what: str, skip: set[str], 
             )
     read = tuple(f"model/{name}/" for name in taken)
     for key in keys:
+        name = key.removesuffix(deeplab2.SUFFIX)
         if key.startswith(read):
+            report.taken.append(name)
             continue
+        report.left_over.append(name)
         root = key.split("/")[0]
         reasons = {
             "optimizer": "of the optimizer's state",
@@ -268,8 +306,12 @@ class Manager:
         if not self.workers.is_chief:
             self._take_part()
             return path
+        before = self._manager.checkpoints
         try:
-            return self._manager.save(checkpoint_number=step)
+            path = self._manager.save(checkpoint_number=step)
+            if path is not None:
+                checkpoint_files.remove(set(before) - set(self._manager.checkpoints))
+            return path
         except (tf.errors.OpError, OSError) as error:
             if self.workers.tells_loss(error):
                 raise

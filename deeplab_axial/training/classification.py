@@ -12,7 +12,7 @@ from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.metrics.accuracy import Accuracy
 from deeplab_axial.models.classifier import Classifier
-from deeplab_axial.training import replicas
+from deeplab_axial.training import evaluation_metrics, replicas
 
 # A table names each class of a data set with no more than so many.
 _MAX_ROWS = 30
@@ -104,16 +104,16 @@ def format_accuracy(metrics: dict, space: LabelSpace) -> str:
     """The metrics of an evaluation as a table of text; percent.
 
     Args:
-      metrics: of `ClassificationEvaluator.evaluate`, with "step" if it is known.
+      metrics: of `ClassificationEvaluator.evaluate`, with "step" and "num_images_in_data_set" if they are known.
       space: names the classes.
     """
     accuracy = metrics["accuracy"]
     step = f"step {metrics['step']}, " if "step" in metrics else ""
-    lines = [f"Accuracy in percent; {step}{metrics['num_images']} images"]
+    lines = [f"Accuracy in percent; {step}{evaluation_metrics.told_images(metrics)}"]
     lines += [f"{name:<20}{_percent(accuracy[key])}" for name, key in (("top-1", "top1"), ("top-5", "top5"))]
     if len(space.classes) <= _MAX_ROWS:
         lines += [f"{f'  {c.name}'[:20]:<20}{_percent(accuracy['per_class'][str(c.id)])}" for c in space.classes]
-    return "\n".join(lines)
+    return "\n".join([*lines, *evaluation_metrics.told_differences(metrics)])
 
 
 def scalars(metrics: dict) -> dict[str, float]:

@@ -3,7 +3,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from deeplab_axial import files
 from deeplab_axial.errors import InputError
@@ -64,8 +64,10 @@ def follow(
             if copy is None:
                 leave_out(pending)
                 continue
-            _evaluate(evaluations, copy, evaluate, note)
-            files.remove(staging)
+            try:
+                _evaluate(evaluations, copy, evaluate, note)
+            finally:  # Ctrl-C and SIGTERM, too
+                files.remove(staging)
             waiting_since = time.monotonic()
         elif last_found >= last_step:
             return True
@@ -77,7 +79,21 @@ def follow(
 
 def _checkpoints(folder: str) -> list[str]:
     """Prefixes of the complete checkpoints, oldest first."""
-    return checkpoint_files.listed(folder) or []
+    # A list that is just being replaced looks damaged on some network file systems.
+    known = next((known for known in _tries(folder) if known is not None), None)
+    if known is None:
+        raise InputError(
+            f"{os.path.join(folder, checkpoint_files.LIST)} is damaged. The training writes it anew with its next "
+            "checkpoint, or when it is started again: run again then."
+        )
+    return known
+
+
+def _tries(folder: str) -> Iterator[list[str] | None]:
+    """Reads the list of checkpoints, up to three times in two seconds."""
+    for wait in (0.0, 0.5, 1.5):
+        time.sleep(wait)
+        yield checkpoint_files.listed(folder)
 
 
 def _stage(path: str, staging: str) -> str | None:

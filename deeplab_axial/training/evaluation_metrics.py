@@ -2,6 +2,7 @@
 """All metrics of an evaluation together, and how they are told: as plain types, as a table, as scalars."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from deeplab_axial.metrics.coco_average_precision import CocoAveragePrecision
 from deeplab_axial.metrics.mean_iou import MeanIoU
 from deeplab_axial.metrics.panoptic_quality import PanopticQuality, crowd_as_void
 from deeplab_axial.postprocessing.multi_scale import MultiScale
+from deeplab_axial.training import log
 
 _AVERAGE_PRECISION = {"coco": CocoAveragePrecision, "cityscapes": CityscapesAveragePrecision}
 _RULES = {"coco": "COCO's rules", "cityscapes": "Cityscapes' rules"}
@@ -140,7 +142,7 @@ def format_metrics(metrics: dict, space: LabelSpace, detailed_ap: bool = False) 
     """The metrics of an evaluation as a table of text; percent.
 
     Args:
-      metrics: of `Evaluator.evaluate`, with "step" if it is known.
+      metrics: of `Evaluator.evaluate`, with "step" and "num_images_in_data_set" if they are known.
       space: names the classes.
       detailed_ap: whether average precision and recall are shown by area and by number of instances, too.
     """
@@ -150,7 +152,7 @@ def format_metrics(metrics: dict, space: LabelSpace, detailed_ap: bool = False) 
     variants = "" if multi_scale.is_plain else f", mean of {multi_scale}"
     last = f" {'AP':>6}" if precision else ""
     lines = [
-        f"Panoptic quality (official rules) and IoU in percent; {step}{metrics['num_images']} images{variants}",
+        f"Panoptic quality (official rules) and IoU in percent; {step}{told_images(metrics)}{variants}",
         f"{'':<20} {'PQ':>6} {'SQ':>6} {'RQ':>6} {'TP':>7} {'FP':>7} {'FN':>7} {'IoU':>6}{last}",
     ]
     for name in _GROUPS:
@@ -172,7 +174,30 @@ def format_metrics(metrics: dict, space: LabelSpace, detailed_ap: bool = False) 
     if "panoptic_quality_deeplab2" in metrics:
         values = [f"{name}{_percent(metrics['panoptic_quality_deeplab2'][name]['pq'])}" for name in _GROUPS]
         lines.append(f"PQ as DeepLab2 measures it (crowd is void): {', '.join(values)}")
+    if not any(row["tp"] + row["fn"] for row in quality["per_class"].values()):
+        lines.append(
+            "No image has a segment of ground truth, all is void or crowd: no figure above tells anything. Look at the "
+            "records: deeplab-axial check_data."
+        )
+    lines += told_differences(metrics)
+    if metrics.get("num_surplus"):
+        lines.append(
+            f"Void for want of ids (label_divisor {space.label_divisor}): {metrics['num_surplus']} predicted instances"
+        )
     return "\n".join(lines)
+
+
+def told_images(metrics: Mapping) -> str:
+    """Of how many images metrics are, as "50 images", or "50 of 5000 images" if the data set has more."""
+    of = metrics.get("num_images_in_data_set", metrics["num_images"])
+    return f"{metrics['num_images']}{'' if of == metrics['num_images'] else f' of {of}'} images"
+
+
+def told_differences(metrics: dict) -> list[str]:
+    """A line if what was measured is not the network of the run's config; none otherwise."""
+    fields = metrics.get(log.DIFFERS, {}).get(log.NETWORK, [])
+    names = ", ".join(field.partition(":")[0] for field in fields[:4]) + (", ..." if len(fields) > 4 else "")
+    return [f"Not the run's network or post-processing: {len(fields)} fields differ, {names}"] if fields else []
 
 
 def scalars(metrics: dict, detailed_ap: bool = False) -> dict[str, float]:

@@ -14,11 +14,18 @@ from deeplab_axial.data import dataset_info, records, transforms
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.inference import Predictor
+from deeplab_axial.postprocessing.surplus import Surplus
 from deeplab_axial.training import replicas
 from deeplab_axial.training.evaluation_metrics import EvaluationMetrics, MetricOptions
 
 # What the metrics need of the predictions.
-_PREDICTIONS = (keys.SEMANTIC_MAP, keys.PANOPTIC_MAP, keys.INSTANCE_PANOPTIC_IDS, keys.INSTANCE_SCORES)
+_PREDICTIONS = (
+    keys.SEMANTIC_MAP,
+    keys.PANOPTIC_MAP,
+    keys.INSTANCE_PANOPTIC_IDS,
+    keys.INSTANCE_SCORES,
+    keys.NUM_SURPLUS,
+)
 _HEADS = (keys.CENTER_HEATMAP, keys.OFFSET_MAP)
 
 
@@ -94,21 +101,25 @@ class Evaluator:
           on_image: called with each image.
 
         Returns:
-          What `EvaluationMetrics.result` returns, and "inference": {"scales", "flip"}.
+          What `EvaluationMetrics.result` returns, "inference": {"scales", "flip"}, and "num_surplus", the predicted
+          instances that are void because the label divisor holds no more of their class.
 
         Raises:
           InputError: an image has no ground truth, or one of another label space.
         """
         metrics = EvaluationMetrics(self.label_space, self.options)
+        surplus = Surplus(self.label_space.label_divisor)
         with tqdm.tqdm(total=self.num_images, desc="Evaluating", unit="image") as progress:
             for batch in dataset:
                 for image, predictions, read_heads in self._predict_batch(batch):
                     result = self._update(metrics, image, predictions, read_heads)
+                    surplus.add(int(predictions.get(keys.NUM_SURPLUS, 0)), result.name)
                     if on_image is not None:
                         on_image(result)
                     progress.update()
+        surplus.say()
         inference = {"scales": list(self.multi_scale.scales), "flip": self.multi_scale.flip}
-        return {"inference": inference, **metrics.result()}
+        return {"inference": inference, "num_surplus": surplus.num_instances, **metrics.result()}
 
     def _predict_batch(self, batch: Mapping[str, tf.Tensor]) -> Iterator[tuple[dict, dict, Callable | None]]:
         """Yields each real image of a batch with its predictions, and what fetches the outputs of its heads."""

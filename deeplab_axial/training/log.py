@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run tells as it goes: a progress line, a JSON-lines file and TensorBoard events."""
 
+import contextlib
 import datetime
 import json
 import os
 import statistics
 import sys
 from collections.abc import Mapping
+from typing import Annotated, TypedDict
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
-from deeplab_axial import files
+from deeplab_axial import files, json_files
+from deeplab_axial.errors import InputError
+from deeplab_axial.json_files import Count
 
 HISTORY_FILE = "history.jsonl"
 METRICS_FILE = "metrics.json"
+# Key of METRICS_FILE: fields of the config that differ from the run's, by what they bear on.
+DIFFERS = "differs_from_run"
+NETWORK, EVALUATION = "network", "evaluation"
 # One line for each image of the last evaluation.
 PER_IMAGE_FILE = "per_image.jsonl"
 # Values of an entry that differ between two runs which are otherwise the same.
@@ -59,9 +66,10 @@ class TrainingLog:
     def __enter__(self) -> "TrainingLog":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type | None, *_) -> None:
         self._bar.close()
-        with files.explained(self._folder):
+        # What came first says more than that the last events cannot be written, either.
+        with contextlib.suppress(*([InputError] if kind else [])), files.explained(self._folder):
             self._events.close()
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
@@ -98,16 +106,40 @@ def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
+class _OfStep(TypedDict):
+    """What an entry of HISTORY_FILE and METRICS_FILE must have; the other fields are what was measured."""
+
+    step: Count
+
+
+class _Metrics(_OfStep, total=False):
+    differs_from_run: dict[str, list[str]]
+
+
 def read_history(folder: str) -> list[dict]:
-    """The entries of HISTORY_FILE in a model's folder, oldest first; a last line cut short by a kill is left out."""
+    """The entries of HISTORY_FILE in a model's folder, oldest first; a last line cut short by a kill is left out.
+
+    Raises:
+      InputError: the file is damaged.
+    """
     path = os.path.join(folder, HISTORY_FILE)
-    entries = []
-    for line in files.read(path).splitlines() if files.exists(path) else ():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
+    remedy = "Remove that line, or move the file away: training goes on without it and only its curves are lost."
+    entries = json_files.read_lines(path, Annotated[dict[str, int | float | str], _OfStep], remedy)
+    for number, entry in enumerate(entries, start=1):
+        texts = [name for name, value in entry.items() if isinstance(value, str) and name != TIME]
+        if texts:
+            raise InputError(f"{path}, line {number}, is damaged ({texts[0]!r} must be a number). {remedy}")
     return entries
+
+
+def read_metrics(folder: str) -> dict | None:
+    """What METRICS_FILE in a model's folder holds; None without one.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    remedy = "Remove it, or evaluate again: deeplab-axial train --mode=eval."
+    return json_files.read(os.path.join(folder, METRICS_FILE), _Metrics, remedy)
 
 
 def write_evaluation(

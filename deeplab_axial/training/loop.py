@@ -7,12 +7,16 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from deeplab_axial.errors import Interrupted, NonFiniteLoss
-from deeplab_axial.training import checkpoints, log, profiler, trainer
+from deeplab_axial import keys
+from deeplab_axial.data import diagnosis
+from deeplab_axial.errors import InputError, Interrupted, NonFiniteLoss
+from deeplab_axial.training import checkpoints, log, loss_watch, profiler, trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,8 @@ def train(
     folder: str,
     options: LoopOptions,
     until: int | None = None,
+    explain_errors: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    watch: loss_watch.LossWatch | None = None,
 ) -> None:
     """Trains from the step that `step` holds to the end.
 
@@ -56,19 +62,31 @@ def train(
       folder: of the logs.
       options: see `LoopOptions`.
       until: step to stop at; None for the end.
+      explain_errors: makes what turns the data set's errors into an InputError, as `diagnosis.explain_errors`.
+      watch: sees the total loss of each step, over all calls of a run; None for one of this call's own.
 
     Raises:
       NonFiniteLoss: a loss term is not finite; no checkpoint with its weights is written.
       Interrupted: SIGTERM or SIGINT (Ctrl-C) came; a checkpoint of the last step was written first.
       KeyboardInterrupt: SIGINT came a second time; checkpoints written before are complete.
-      InputError: a checkpoint or the log cannot be written.
+      InputError: the data set fails, or a checkpoint or the log cannot be written. A checkpoint of the last complete
+        step is written first, if it can be; not by one of several workers, since the others are amid a step.
     """
     done = int(step.numpy())
     until = options.total_steps if until is None else min(until, options.total_steps)
     if done >= until:
         return
+    watch = watch or loss_watch.LossWatch(folder, options.total_steps)
     first = done
-    iterator = iter(runner.strategy.distribute_datasets_from_function(lambda context: make_dataset(first, context)))
+    with explain_errors():
+        iterator = iter(runner.strategy.distribute_datasets_from_function(lambda context: make_dataset(first, context)))
+    counter = runner.optimizer.iterations
+    counted_before = int(counter.numpy()) - done
+
+    def save() -> str:
+        # A step that gets no images changes nothing: those before it, in a loop of several, are complete.
+        return _save(runner, manager, first, int(counter.numpy()) - counted_before)
+
     with (
         _signals() as received,
         log.TrainingLog(
@@ -79,19 +97,19 @@ def train(
         while done < until:
             count = min(options.steps_per_loop, until - done, options.save_steps - done % options.save_steps)
             traces = runner.num_traces
-            with profile.loop(done + 1, done + count):
+            with _keeping(save, explain_errors), profile.loop(done + 1, done + count):
                 started = time.perf_counter()
                 history = {name: values.numpy() for name, values in runner.train(iterator, count).items()}
                 seconds = time.perf_counter() - started
-            is_timed = runner.num_traces == traces  # tracing and compilation are no speed
-            for i in range(count):
-                values = {name: float(series[i]) for name, series in history.items()}
-                check_finite(done + i + 1, values)
-                if is_timed:
-                    values[log.SPEED] = runner.batch_size * count / seconds
-                training_log.step(done + i + 1, values)
+            speed = runner.batch_size * count / seconds
+            if runner.num_traces != traces:
+                speed = None  # tracing and compilation are no speed
             done += count
             step.assign(done)
+            with _keeping(save):
+                for warning in _log(training_log, watch, history, done - count + 1, speed):
+                    if manager.workers.is_chief:
+                        logging.warning("%s", warning)
             if done % options.save_steps == 0 or done == until:
                 path = manager.save()
             if manager.workers.any(bool(received())):
@@ -101,6 +119,78 @@ def train(
         stop = received() or signal.SIGTERM  # another worker got it
         message = f"Stopped by {stop.name} after step {done}; wrote {path}. Run again to resume."
         raise Interrupted(message, stop)
+
+
+def _log(
+    training_log: log.TrainingLog,
+    watch: loss_watch.LossWatch,
+    history: Mapping[str, np.ndarray],
+    first_step: int,
+    speed: float | None,
+) -> Iterator[str]:
+    """Checks and logs what the steps from `first_step` on returned, and yields warnings.
+
+    Args:
+      training_log: gets each step.
+      watch: sees the total loss of each step.
+      history: [steps] by name.
+      first_step: their number.
+      speed: images a second; None if unknown.
+    """
+    for i in range(len(history[keys.TOTAL_LOSS])):
+        values = {name: float(series[i]) for name, series in history.items()}
+        check_finite(first_step + i, values)
+        if speed is not None:
+            values[log.SPEED] = speed
+        training_log.step(first_step + i, values)
+        if warning := watch.step(first_step + i, values[keys.TOTAL_LOSS]):
+            yield warning
+
+
+@contextlib.contextmanager
+def _keeping(
+    save: Callable[[], str],
+    explain_errors: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> Iterator[None]:
+    """Around what a full disk, or records that are gone, may end.
+
+    Saves before the error is explained, for which all records may be read, and adds what `save` returns to it.
+
+    Raises:
+      InputError: one came inside, or `explain_errors` made one.
+    """
+    kept = ""
+    try:
+        with explain_errors():
+            try:
+                yield
+            except (InputError, tf.errors.OpError, UnicodeDecodeError) as error:
+                if isinstance(error, InputError) or diagnosis.comes_from_a_data_set(error):
+                    kept = save()
+                raise
+    except InputError as error:
+        raise InputError(f"{error} {kept}".rstrip()) from error
+
+
+def _save(runner: trainer.Trainer, manager: checkpoints.Manager, first: int, complete: int) -> str:
+    """Saves the run at its last complete step, and says in a sentence from where training resumes.
+
+    Args:
+      runner: what has taken the steps.
+      manager: of its checkpoints.
+      first: step that this process began with.
+      complete: steps that are done.
+    """
+    if manager.workers.count > 1 or complete == first:
+        return ""
+    is_finite = all(bool(tf.reduce_all(tf.math.is_finite(weight))) for weight in runner.model.trainable_weights)
+    if not is_finite:
+        return f"The weights after step {complete} are not finite: training resumes from the checkpoint before."
+    manager.step.assign(complete)
+    try:
+        return f"Training resumes from {manager.save()}."
+    except InputError:
+        return f"A checkpoint of step {complete} cannot be written, either: training resumes from the one before."
 
 
 def check_finite(step: int, values: dict[str, float]) -> None:

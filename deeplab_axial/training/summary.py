@@ -42,7 +42,7 @@ class Summary:
     images_per_second: float | None
     first: Mapping
     last: Mapping
-    best: Mapping | None
+    best: best.Best | None
     best_folder: str | None
     checkpoint: str
     host_peak_bytes: int
@@ -54,7 +54,7 @@ def collect(folder: str, step: int, steps_taken: int, seconds: float, checkpoint
     history = log.read_history(folder)
     speeds = [entry[log.SPEED] for entry in history if log.SPEED in entry]
     best_folder = os.path.join(folder, best.BEST_FOLDER)
-    kept = files.read_json(os.path.join(best_folder, best.BEST_FILE))
+    kept = best.read_best(best_folder)
     return Summary(
         step=step,
         steps_taken=steps_taken,
@@ -87,8 +87,9 @@ def format_summary(summary: Summary) -> str:
     if losses:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         lines.append(f"Losses at step {summary.last['step']}: {shown}")
-    if summary.first.get("step") != summary.last.get("step"):
-        first, last = (f"{e[keys.TOTAL_LOSS]:.4g} (step {e['step']})" for e in (summary.first, summary.last))
+    ends = (summary.first, summary.last)
+    if summary.first.get("step") != summary.last.get("step") and all(keys.TOTAL_LOSS in entry for entry in ends):
+        first, last = (f"{e[keys.TOTAL_LOSS]:.4g} (step {e['step']})" for e in ends)
         lines.append(f"Total loss: {first} -> {last}")
     if summary.best is not None:
         lines.append(f"Best: {best.describe(summary.best, summary.best_folder)}")

@@ -56,7 +56,8 @@ class Trainer:
       options: see `StepOptions`.
       part_optimizers: attribute of the model, as "backbone" -> the optimizer of this part's variables; None freezes
         them: they have no gradient, count neither for the norm nor for clipping, and do not decay. Batch normalisation
-        uses the statistics of the batch there too, and its moving statistics go on.
+        uses the statistics of the batch there too, and its moving statistics go on, unless they are held (see
+        `normalization.hold_statistics`).
 
     Attributes:
       objects: root names in a checkpoint -> what it needs besides the model to go on.
@@ -182,11 +183,13 @@ class Trainer:
         norm = tf.linalg.global_norm(gradients)
         if self.options.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self.options.clip_norm, norm)
-        if self.average is not None:
-            self.average.start()
-        self._apply(gradients)
-        if self.average is not None:
-            self.average.update()
+        # Weight decay and counters need no image: where none comes, the step must leave no trace, see `loop.train`.
+        with tf.control_dependencies(gradients[-1:]):
+            if self.average is not None:
+                self.average.start()
+            self._apply(gradients)
+            if self.average is not None:
+                self.average.update()
         results = {**terms, GRADIENT_NORM: norm / replicas}
         for part, optimizer, _ in self._groups:
             name = f"{LEARNING_RATE}/{part}" if part else LEARNING_RATE

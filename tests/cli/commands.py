@@ -33,14 +33,41 @@ def run(*arguments: object, largest_file: int | None = None) -> Result:
 
 def call(function: Callable[..., int | None], *arguments: object) -> Result:
     """Calls a function of a module, with arguments that can be pickled; the status is what it returns."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tensorflow", "tf_keras"])
-    with tempfile.TemporaryDirectory() as folder:
-        process = context.Process(target=_call, args=(function, arguments, folder))
-        process.start()
-        process.join()
-        texts = [pathlib.Path(folder, name).read_text() for name in ("out", "err")]
-    return Result(process.exitcode, *texts)
+    return _Running(function, arguments).finish()
+
+
+def start(*arguments: object) -> "_Running":
+    """Starts `deeplab-axial <arguments>`, as `run`, to be interrupted."""
+    return _Running(_command, ([str(a) for a in arguments], None))
+
+
+class _Running:
+    """A process that calls a function."""
+
+    def __init__(self, function: Callable[..., int | None], arguments: tuple):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tensorflow", "tf_keras"])
+        self._folder = tempfile.TemporaryDirectory()
+        self._process = context.Process(target=_call, args=(function, arguments, self._folder.name))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def send(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    def finish(self) -> Result:
+        """Waits for the end."""
+        self._process.join()
+        texts = [pathlib.Path(self._folder.name, name).read_text() for name in ("out", "err")]
+        self._folder.cleanup()
+        return Result(self._process.exitcode, *texts)
 
 
 def _call(function: Callable[..., int | None], arguments: tuple, folder: str) -> None:

@@ -225,7 +225,8 @@ def test_a_record_whose_image_does_not_decode(experiment, scene_records, tmp_pat
         broken = []
         for serialized in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
             example = tf.train.Example.FromString(serialized)
-            example.features.feature[records.ENCODED].bytes_list.value[0] = b"\xff\xd8\xff no image"
+            encoded = example.features.feature[records.ENCODED].bytes_list.value
+            encoded[0] = b"\xff\xd8\xff no image".ljust(len(encoded[0]))
             broken.append(example.SerializeToString())
         tfrecord_files.write_shard(tmp_path / "records", file.name, broken)
     flags = experiment(
@@ -257,7 +258,7 @@ def test_a_png_with_segments_that_the_json_lacks(tiny_scenes, tmp_path):
     message = commands.one_message(commands.run("convert", "coco_panoptic", *flags))
     assert message.startswith(f"{data}/panoptic_val/000001.png must show exactly the segments that the JSON lists")
     assert f"ids [{removed['id']}] in the PNG only" in message
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_image_that_does_not_convert(tiny_scenes, tmp_path):
@@ -338,14 +339,3 @@ class TestPredict:
         truth = [f"--panoptic_json={data}/panoptic_val.json", f"--panoptic_dir={data}/panoptic_val"]
         message = commands.one_message(commands.run("predict", *flags, *truth))
         assert message.startswith("The ground truth has no annotation for other.png.")
-
-
-def test_two_images_of_one_name_are_refused_before_the_model_is_loaded(tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "photo.jpg").write_bytes(b"")
-    inputs = [f"--input={tmp_path / folder}" for folder in ("a", "b")]
-    flags = (f"--saved_model={tmp_path / 'none'}", f"--output_dir={tmp_path / 'out'}")
-    message = commands.one_message(commands.run("predict", *flags, *inputs))
-    assert "Received twice: photo. Predict them into different folders" in message
-    assert not (tmp_path / "out").exists()

@@ -202,11 +202,17 @@ def test_several_scales_and_mirror_images(chain, predictor, tmp_path):
     result = commands.run("train", "--mode=eval", *flags)
     assert result.status == 0, result.err
     assert "step 30, 5 images, mean of scales 0.7, 1, plain and mirrored\n" in result.out
-    assert json.loads((folder / "metrics.json").read_text())["inference"] == {"scales": [0.7, 1.0], "flip": True}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["inference"] == {"scales": [0.7, 1.0], "flip": True}
+    differs = ["evaluator_options.add_flipped_images: was false, now true"]
+    differs += ["evaluator_options.eval_scales: was not set, now 0.7, 1"]
+    assert metrics[log.DIFFERS] == {log.EVALUATION: differs}
+    assert "note: the evaluation is not that of the run's config" in result.err
 
     result = commands.run("export", *flags, f"--output_dir={tmp_path}/export")
     assert result.status == 0, result.err
-    module, _ = export.load(str(tmp_path / "export"))
+    module, metadata = export.load(str(tmp_path / "export"))
+    assert metadata.metrics == metrics
     multi_scale = MultiScale((0.7, 1.0), True)
     expected = Predictor(
         predictor.model, predictor.postprocessor, predictor.output_stride, predictor.image_options, multi_scale

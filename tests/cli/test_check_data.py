@@ -34,7 +34,8 @@ def spoilt(scene_records, tmp_path):
     first, second = sorted(folder.glob("*.tfrecord"))
     serialized = list(tf.data.TFRecordDataset(str(first)).as_numpy_iterator())
     example = tf.train.Example.FromString(serialized[0])
-    example.features.feature[records.ENCODED].bytes_list.value[0] = b"no image"
+    encoded = example.features.feature[records.ENCODED].bytes_list.value
+    encoded[0] = b"no image".ljust(len(encoded[0]))
     tfrecord_files.write_shard(folder, first.name, [example.SerializeToString(), *serialized[1:]])
     data = bytearray(second.read_bytes())
     data[200] ^= 1

@@ -225,7 +225,8 @@ def test_a_broken_image_is_named(root, tmp_path):
     last = sorted((tmp_path / "train").glob("*.tfrecord"))[-1]
     *before, record = tf.data.TFRecordDataset(str(last)).as_numpy_iterator()
     example = tf.train.Example.FromString(record)
-    example.features.feature[records.ENCODED].bytes_list.value[0] = b"\xff\xd8\xff nothing that decodes"
+    encoded = example.features.feature[records.ENCODED].bytes_list.value
+    encoded[0] = b"\xff\xd8\xff nothing that decodes".ljust(len(encoded[0]))
     tfrecord_files.write_shard(last.parent, last.name, [*before, example.SerializeToString()])
     flags = (*_flags(root), f"--set=train_dataset_options.file_pattern={tmp_path}/train/*.tfrecord")
     result = commands.run("train", "--mode=train", *flags, f"--model_dir={tmp_path}/new")

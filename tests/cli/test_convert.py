@@ -65,9 +65,11 @@ def test_images_without_ground_truth_and_a_label_space_of_other_records(data, tm
 def test_cityscapes(tmp_path):
     layouts.write_cityscapes(tmp_path / "cityscapes")
     flags = (f"--root={tmp_path}/cityscapes", "--split=val", f"--output_dir={tmp_path}/out")
-    result = commands.run("convert", "cityscapes", *flags, "--label_divisor=2000")
+    result = commands.run("convert", "cityscapes", *flags, "--label_divisor=2000", "--value_range=0:4095")
     assert result.status == 0, result.err
-    space = DatasetInfo.read(tmp_path / "out").label_space
+    info = DatasetInfo.read(tmp_path / "out")
+    space = info.label_space
+    assert info.value_range == (0, 4095)
     assert (space.num_classes, space.ignore_label, space.label_divisor) == (19, 255, 2000)
 
 
@@ -76,9 +78,10 @@ def test_mapillary(tmp_path):
     flags = (f"--root={tmp_path}/mapillary", "--split=validation", f"--output_dir={tmp_path}/out")
     message = commands.one_message(commands.run("convert", "mapillary", *flags))
     assert message == "convert mapillary needs --mapillary_version. Received: none. Pass what is missing."
-    result = commands.run("convert", "mapillary", *flags, "--mapillary_version=1.2")
+    result = commands.run("convert", "mapillary", *flags, "--mapillary_version=1.2", "--value_range=0:1023")
     assert result.status == 0, result.err
-    assert DatasetInfo.read(tmp_path / "out").num_images == 3
+    info = DatasetInfo.read(tmp_path / "out")
+    assert (info.num_images, info.value_range) == (3, (0, 1023))
 
 
 def test_imagenet(tmp_path):

@@ -100,10 +100,23 @@ def test_one_size_compiled_and_versioned(chain, tmp_path):
     result = _export(chain, tmp_path / "served", size, "--xla", "--version=7")
     assert result.status == 0, result.err
     assert result.out.rstrip().endswith(f"{tmp_path}/served/7")
+    line = "Images of 49 x 65 (height x width) are computed at 49 x 65, as in evaluation (--padding=minimal computes at"
+    assert line in result.out
     module, metadata = export.load(str(tmp_path / "served" / "7"))
     assert metadata.variant == export.Variant(input_size=SIZE, xla=True)
     assert metadata.step == 30
     assert _differing(chain, module, 0.01) == []
+
+
+@pytest.mark.slow
+def test_minimal_padding(chain, tmp_path):
+    result = _export(chain, tmp_path / "export", "--padding=minimal")
+    assert result.status == 0, result.err
+    assert "Images are padded to 16 * k + 1, not to 49 x 65 as in evaluation: predictions differ." in result.out
+    module, metadata = export.load(str(tmp_path / "export"))
+    assert metadata.padding == "minimal"
+    for size, shape in (((30, 40), (5, 7)), ((49, 65), (7, 9))):
+        assert module.raw(np.zeros([1, *size, 3], np.uint8))[keys.OFFSET_MAP].shape == (1, *shape, 2)
 
 
 @pytest.mark.slow

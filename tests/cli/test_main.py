@@ -38,7 +38,7 @@ def test_help_of_every_command(name):
     assert result.out.startswith(f"usage: deeplab-axial {name} [--option=value ...]")
     assert "Options:" in result.out
     options = result.out.split("Options:")[1]
-    assert 2 <= options.count("\n  --") <= 12  # its own, none of absl's and TensorFlow's
+    assert 2 <= options.count("\n  --") <= 16  # its own, none of absl's and TensorFlow's
     assert "deeplab_axial.cli" not in result.out
     assert max(map(len, result.out.splitlines())) <= 140
 
@@ -90,6 +90,39 @@ def test_a_bug_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         main.run(command, [])
+
+
+def _at_home(home: str, arguments: list[str]) -> int:
+    import os
+
+    os.environ["HOME"] = home
+    return main.main(["deeplab-axial", *arguments])
+
+
+def test_the_home_folder(tmp_path):
+    arguments = ["make_scenes", "--output_dir=~/data", "--num_train=1", "--num_val=1"]
+    result = commands.call(_at_home, str(tmp_path), arguments)
+    assert result.status == 0, result.err
+    assert result.out == f"1 training and 1 validation images: {tmp_path}/data\n"
+    arguments = ["describe", "--config_file=~/none.textproto", "--set=base=~/x.textproto", "--placeholder=A=~/b"]
+    assert f"{tmp_path}/none.textproto" in commands.one_message(commands.call(_at_home, str(tmp_path), arguments))
+
+
+def test_entries_of_set_have_a_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/here")
+    assert main._expand_value("a.file_pattern=~/x/*.tfrecord") == "a.file_pattern=/here/x/*.tfrecord"
+    assert main._expand_value("a.name=x~y=~/z") == "a.name=x~y=~/z"
+
+
+def test_characters_that_the_console_lacks(monkeypatch):
+    import io
+    import sys
+
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main.main(["deeplab-axial", "café \\udce9"]) == 2
+    print("café \udce9", flush=True)
+    assert stream.buffer.getvalue() == b"caf\\xe9 \\udce9\n"
 
 
 def test_make_scenes(tmp_path):

@@ -66,12 +66,16 @@ class TestLoad:
         photo = photos / "000001.jpg"
         np.testing.assert_array_equal(found.predict(photo).panoptic, model.predict(photo).panoptic)
 
-    @pytest.mark.parametrize("name", ["model", "model/ckpt-30"])
+    @pytest.mark.parametrize("name", ["model", "model/ckpt-30", "model/best"])
     def test_a_checkpoint_predicts_what_its_export_does(self, chain, photos, model, name):
         policy = tf_keras.mixed_precision.global_policy()
         found = deeplab_axial.load(chain.root / name)
         assert tf_keras.mixed_precision.global_policy().name == policy.name
-        assert repr(found) == f"PanopticModel({chain.root}/model/ckpt-30, step 30, 7 classes of 'scenes')"
+        step = 30 if name != "model/best" else json.loads((chain.root / name / "best.json").read_text())["step"]
+        folder = chain.root / name if name == "model/best" else chain.root / "model"
+        assert repr(found) == f"PanopticModel({folder}/ckpt-{step}, step {step}, 7 classes of 'scenes')"
+        if step != 30:
+            return
         for photo in photos.iterdir():
             # Batch normalisation is folded in the export: a pixel on the border of two classes may fall either way.
             assert np.mean(found.predict(photo).panoptic == model.predict(photo).panoptic) > 0.999
@@ -154,13 +158,15 @@ def test_one_bad_file_does_not_stop_the_rest(chain, photos, tmp_path):
     assert f"The first: {photos}/000001.jpg. --upright turns them." in outcome.err
 
 
-def test_no_predictions_without_an_image(chain, tmp_path):
+def test_predictions_without_an_image(chain, tmp_path):
     (tmp_path / "text.png").write_text("text")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "predictions.json").write_text("of another run")
+    (tmp_path / "out" / "predictions.json").write_text("of a run before, written by deeplab-axial")
     message = commands.one_message(_predict(chain, tmp_path / "text.png", tmp_path / "out"))
     assert message.startswith("1 of 1 inputs were not predicted:\n")
-    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["panoptic"]
+    content = _predictions(tmp_path / "out")
+    assert (content["images"], content["annotations"]) == ([], [])
+    assert content["inputs"] == [{"path": f"{tmp_path}/text.png", "failed": message.splitlines()[1]}]
 
 
 def test_upright(chain, photos, model, tmp_path):

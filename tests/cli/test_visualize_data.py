@@ -42,6 +42,13 @@ def test_sheets_of_the_evaluation(flags, scene_records, tmp_path):
     assert list(_sheets(tmp_path)) == ["sheet-000.png", "sheet-001.png"]
 
 
+def test_a_picture_of_somebody_else(flags, tmp_path):
+    (tmp_path / "sheet-001.png").write_text("mine")
+    message = commands.one_message(commands.run("visualize_data", *flags, f"--output_dir={tmp_path}"))
+    assert message.startswith(f"--output_dir: {tmp_path}/sheet-001.png would be replaced, but deeplab-axial did not")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_a_folder_that_cannot_be_written(flags, tmp_path):
     (tmp_path / "file").write_text("")
     message = commands.one_message(commands.run("visualize_data", *flags, f"--output_dir={tmp_path / 'file'}"))

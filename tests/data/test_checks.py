@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from deeplab_axial.data import (
     record_checks,
     records,
     scenes,
+    tfrecord_files,
 )
 from deeplab_axial.data.converters import coco_panoptic
 from deeplab_axial.data.pipeline import ImageOptions
@@ -219,6 +221,22 @@ def test_a_file_that_is_cut_short_is_named_with_the_byte(tmp_path):
     assert summary.num_checked == 1
 
 
+@pytest.mark.parametrize("length", [2**40, 2**62])
+def test_a_header_with_an_absurd_length_is_named(tmp_path, length):
+    source = write(tmp_path, [encode("a.jpg"), encode("b.jpg")], [encode("c.jpg")])
+    size = os.path.getsize(source.files[0])
+    header = struct.pack("<Q", length)
+    with open(source.files[0], "r+b") as file:
+        file.seek(size // 2)
+        file.write(header + struct.pack("<I", tfrecord_files._masked_crc32c(header)))
+    summary = run_check(source)
+    (line,) = fault_lines(summary)
+    assert line.startswith(
+        f"error: {source.files[0]}: the file is cut short: the record at byte {size // 2} ends at byte"
+    )
+    assert summary.num_checked == 2
+
+
 def test_many_faults_of_a_kind_are_cut_short(tmp_path):
     bad = [change(encode(f"{i}.jpg"), HEIGHT=[31]) for i in range(25)]
     lines = fault_lines(run_check(write(tmp_path, [*bad, encode("0.jpg")])))
@@ -298,7 +316,9 @@ def test_counts_that_contradict_dataset_json(converted):
     info.write(converted)
     (converted / info.shards[1].file).unlink()
     assert _contradictions(converted) == [
-        f"error: {path}: it lists {info.shards[1].file}, which is not there. {remedy}"
+        f"error: {path}: it lists {info.shards[1].file}, which is not there. Received: 1 of 2 files, 2 of 4 images. "
+        f"{remedy} If a part is what you want, set allow_subset: true beside file_pattern: every result then says how "
+        "many of the images it covers."
     ]
 
 

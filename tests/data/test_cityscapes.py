@@ -123,6 +123,26 @@ def test_the_panoptic_json_gives_the_same_records(tree, train_ids):
     assert _serialized(tree, _convert(tree, num_shards=2)) == from_maps
 
 
+@pytest.mark.parametrize("kind", ["maps", "json", "test"])
+def test_images_of_12_bits(tree, kind):
+    if kind == "json":
+        layouts.add_cityscapes_panoptic(tree, ("train",))
+    split = "test" if kind == "test" else "train"
+    path = sorted((tree / "leftImg8bit" / split).glob("*/*.png"))[0]
+    pixels = np.asarray(Image.open(path), np.uint16)
+    path.write_bytes(tf.io.encode_png(pixels << 4).numpy())
+    with pytest.raises(InputError, match=r"not converted: its largest value of 16 bits.*--value_range=0:4095"):
+        _convert(tree, split)
+    info = _convert(tree, split, value_range=(0, 4095))
+    assert info.value_range == DatasetInfo.read(tree.parent / "records").value_range == (0, 4095)
+    np.testing.assert_array_equal(tf.io.decode_image(_parsed(tree, info)[path.name][records.ENCODED]), pixels)
+    again = _convert(tree, split, value_range=(0, 8191))
+    assert again.fingerprint != info.fingerprint
+    np.testing.assert_array_equal(tf.io.decode_image(_parsed(tree, again)[path.name][records.ENCODED]), pixels >> 1)
+    with pytest.raises(InputError, match="--value_range must be two whole numbers"):
+        _convert(tree, split, value_range=(5, 5))
+
+
 def test_test_split_has_images_only(tree):
     shutil.rmtree(tree / "gtFine" / "test")
     info = _convert(tree, "test")
@@ -176,7 +196,7 @@ def test_more_instances_than_the_label_divisor_allows(tree):
     ids = np.asarray(Image.open(path)).astype(np.uint16)
     ids[0, :20] = 26000 + np.arange(20)
     Image.fromarray(ids).save(path)
-    with pytest.raises(InputError, match=r"at most 15 segments of class 'car'.*larger label_divisor"):
+    with pytest.raises(InputError, match=r"_instanceIds\.png: at most 15 segments of class 'car'.*Received: 2\d\."):
         _convert(tree, label_space=dataclasses.replace(SPACE, label_divisor=16))
 
 

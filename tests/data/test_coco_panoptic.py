@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO panoptic -> TFRecords: read back pixel by pixel."""
 
+import json
 import pathlib
 from collections import Counter
 
@@ -182,7 +183,8 @@ def test_zero_segments_one_pixel_instances_and_one_pixel_images(tmp_path):
 def test_more_than_2_16_segments_in_one_image(tmp_path):
     ids = np.arange(1, 70_001, dtype=np.int32).reshape(250, 280)
     source = _write(tmp_path, {"many.png": ids})
-    with pytest.raises(InputError, match=r"many\.png\): at most 255 segments of class 'thing'.*larger --label_divisor"):
+    message = r"many\.png\): at most 255 segments of class 'thing'.* 256\. Received: 70000\. Pass --label_divisor=70001"
+    with pytest.raises(InputError, match=message):
         source.convert()
     assert not source.output.exists()
     info = source.convert(label_divisor=2**17)
@@ -227,7 +229,8 @@ def test_wrong_areas_are_kept_and_counted(tmp_path, warnings):
     assert record[records.SEGMENT_AREAS].numpy().tolist() == [6, 5, 0, -1]
     assert record[records.SEGMENT_IDS].numpy().tolist() == [257, 258, 259, 260]
     assert warnings == [
-        "2 segments have another area (pixels) than the annotation says. First: segment 1 of b.png: 5, not 6."
+        f"{source.json}: read as it is meant: 'area' absent, so that the pixels of the PNG count (1 times).",
+        "2 segments have another area (pixels) than the annotation says. First: segment 1 of b.png: 5, not 6.",
     ]
 
 
@@ -310,3 +313,94 @@ def test_an_exif_orientation_is_warned_of(source, warnings):
     (source.output / "dataset.json").unlink()
     with pytest.raises(InputError, match=r"000004.jpg must be as large.*turned by its EXIF orientation \(6\)"):
         source.convert()
+
+
+def _upside_down(source, name, labels: bool):
+    """Stores an image with EXIF orientation 3; its labels are of the pixels as stored if `labels`."""
+    tag = Image.Exif()
+    tag[0x0112] = 3
+    with Image.open(source.image_dir / f"{name}.jpg") as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(source.image_dir / f"{name}.jpg", exif=tag, quality=100)
+    if labels:
+        with Image.open(source.panoptic_dir / f"{name}.png") as png:
+            png.transpose(Image.Transpose.ROTATE_180).save(source.panoptic_dir / f"{name}.png")
+
+
+@pytest.mark.parametrize(("upright", "labels_as_stored"), [("image", False), ("both", True), ("none", True)])
+def test_images_and_labels_that_are_upside_down(source, upright, labels_as_stored):
+    ids = source.segment_ids("000004.png")
+    with Image.open(source.image_dir / "000004.jpg") as image:
+        pixels = np.asarray(image, int)
+    _upside_down(source, "000004", labels_as_stored)
+    with pytest.raises(InputError, match=r"000004\.jpg has EXIF orientation 3, .* does not tell .*--upright=image"):
+        source.convert(num_shards=2)
+    assert not (source.output / "dataset.json").exists()
+    record = source.records(source.convert(num_shards=2, upright=upright))["000004.jpg"]
+    found = tf.io.decode_image(record[records.ENCODED], channels=3).numpy().astype(int)
+    size = [int(record[key]) for key in (records.HEIGHT, records.WIDTH)]
+    panoptic = records.decode_panoptic(record[records.SEGMENTATION].numpy(), records.PNG, *size)
+    assert record[records.ENCODED].numpy().startswith(b"\xff\xd8\xff" if upright == "none" else b"\x89PNG")
+    if upright == "none":
+        found, panoptic = found[::-1, ::-1], panoptic[::-1, ::-1]
+    assert np.abs(found - pixels).mean() < 4  # JPEG twice
+    for segment in np.unique(ids):
+        assert len(np.unique(panoptic[ids == segment])) == 1
+    with pytest.raises(InputError, match="--upright must be one of none, image, both"):
+        source.convert(upright="yes")
+
+
+def test_images_of_12_bits(source):
+    content = source.load()
+    originals = {}
+    for i, image in enumerate(content["images"][:40]):
+        path = source.image_dir / image["file_name"]
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGB"), np.uint16)
+        if i < 3:
+            image["file_name"] = path.with_suffix(".png").name
+            originals[image["file_name"]] = pixels
+            path.with_suffix(".png").write_bytes(tf.io.encode_png(pixels << 4).numpy())
+    source.save(content)
+    with pytest.raises(InputError, match=r"largest value of 16 bits is \d+, of 65535.*--value_range=0:4095") as error:
+        source.convert(num_shards=2)
+    assert str(error.value).count("--value_range=0:4095") == 3  # all are named
+    info = source.convert(num_shards=2, value_range=(0, 4095))
+    assert dataset_info.DatasetInfo.read(source.output).value_range == info.value_range == (0, 4095)
+    found = source.records(info)
+    for name, pixels in originals.items():
+        np.testing.assert_array_equal(tf.io.decode_image(found[name][records.ENCODED]), pixels)
+    again = source.convert(num_shards=2, value_range=(0, 8191))  # other options make the records anew
+    assert again.fingerprint != info.fingerprint
+    darker = source.records(again)
+    for name, pixels in originals.items():
+        np.testing.assert_array_equal(tf.io.decode_image(darker[name][records.ENCODED]), pixels >> 1)
+
+
+def test_json_of_another_tool_gives_the_same_records(source, warnings):
+    expected = source.records(source.convert(num_shards=1))
+    content = source.load()
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"{annotation['image_id']:06}"
+        for segment in annotation["segments_info"]:
+            segment["area"] = float(segment["area"])
+            segment["category_id"] = str(segment["category_id"])
+            if not segment["iscrowd"]:
+                segment["iscrowd"] = None
+    source.json.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    (source.output / "dataset.json").unlink()
+    found = source.records(source.convert(num_shards=1))
+    (warning,) = warnings
+    assert "read as it is meant" in warning
+    for name, record in expected.items():
+        for key, value in record.items():
+            np.testing.assert_array_equal(found[name][key], value)
+
+
+def test_instances_where_panoptic_is_expected(source):
+    content = source.load()
+    content["annotations"] = [{"id": 1, "image_id": 1, "category_id": 3, "segmentation": [[0, 0, 5, 5, 0, 5]]}]
+    source.save(content)
+    for panoptic_dir in (source.panoptic_dir, None):
+        source.panoptic_dir = panoptic_dir
+        with pytest.raises(InputError, match=r"Received: COCO's instances format .*segments_info"):
+            source.convert()

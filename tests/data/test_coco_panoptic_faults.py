@@ -38,6 +38,7 @@ JSON_CASES = {
     "segment id 0": (_spoil((*SEGMENT, "id"), 0), r"000002.png.*segments_info\[0\]: 'id'.*Received: 0"),
     "bad iscrowd": (_spoil((*SEGMENT, "iscrowd"), 2), r"000002.png.*'iscrowd'.*Received: 2"),
     "unknown category": (_spoil((*SEGMENT, "category_id"), 4), r"000002.png.*category_id.*Received: 4"),
+    "two of a name": (_spoil(("categories", 1, "name"), "sky"), r"category names must be distinct.*'sky'"),
     "repeated category": (_spoil(("categories", 1, "id"), 3), r"category ids must be distinct.*\[3\]"),
     "bad color": (_spoil(("categories", 1, "color"), [1, 2]), r"categories\[1\]: 'color'"),
     "no isthing": (_spoil(("categories", 1, "isthing"), ...), r"categories\[1\]: 'isthing'.*None"),
@@ -77,7 +78,7 @@ def test_a_file_that_is_no_panoptic_json(source, text):
 
 
 def test_too_many_instances_name_the_label_divisor(source):
-    with pytest.raises(InputError, match=r"\.png.*at most 1 segments.*larger --label_divisor than 2"):
+    with pytest.raises(InputError, match=r"\.png.*at most 1 segments.*Received: \d+\. Pass --label_divisor="):
         source.convert(label_divisor=2)
     with pytest.raises(InputError, match="smaller --label_divisor"):
         source.convert(label_divisor=2**22)
@@ -107,12 +108,12 @@ def _jpeg(width, height) -> bytes:
 )
 def test_bad_images(source, spoil, message):
     path = source.image_dir / "000002.jpg"
+    source.convert(num_shards=2)
     path.write_bytes(spoil(path.read_bytes()))
-    source.output.mkdir()
-    (source.output / "dataset.json").write_text("of an earlier conversion")
     with pytest.raises(InputError, match=message):
         source.convert(num_shards=1)
-    assert list(source.output.iterdir()) == []  # no half shard, and no dataset.json that would vouch for one
+    # No half shard, and no dataset.json that would vouch for one.
+    assert {file.name[-17:] for file in source.output.iterdir()} == {"-of-00002.tfrecord"[1:]}
 
 
 def _edit_png(source, edit):
@@ -178,6 +179,9 @@ def test_label_spaces_that_do_not_go_with_the_json(source):
         source.convert(label_space=space)
     with pytest.raises(InputError, match=r"what a PNG holds. Received: 25500000"):
         source.convert(label_space=LabelSpace("mine", (ball,), 3, 255, 100_000))
+    exchanged = (LabelClass(1, "ball", True, (1, 2, 3), 22), LabelClass(2, "star", True, (1, 2, 3), 5))
+    with pytest.raises(InputError, match=r"ball is 22 there and 5 in the JSON, star is 5 there and 22 in the JSON\."):
+        source.convert(label_space=LabelSpace("mine", exchanged, 3, 0, 256))
     assert not source.output.exists()
 
 

@@ -88,13 +88,6 @@ def test_a_complete_folder_whose_shard_is_gone_is_converted_again(job, undisturb
     assert job.contents() == undisturbed
 
 
-def test_a_folder_may_hold_two_names(job):
-    job.run(name="a")
-    first = set(job.contents())
-    job.run(name="a-b")
-    assert first < set(job.contents())
-
-
 def test_remarks_become_one_warning_a_kind_however_often_it_was_stopped(job, warnings):
     remarks = {i: (Remark("images are odd", i, f"image {i}"),) for i in (2, 5, 6)}
     remarks[6] += (Remark("images are even", 1, "image 6"),)
@@ -171,6 +164,21 @@ def test_never_more_shards_than_images_and_never_none(job):
         job.run(task="poetry")
 
 
+@pytest.mark.parametrize("name", ["other", "toy-b"])
+def test_records_of_another_name_are_neither_joined_nor_removed(job, name):
+    job.run()
+    before = job.contents()
+    with pytest.raises(InputError) as error:
+        job.run(name=name)
+    assert str(error.value) == (
+        f"--output_dir must be a folder of this split alone. Received: {job.folder}, which holds records of another "
+        f"conversion than {name!r}: toy-00000-of-00004.tfrecord and 3 more. Name another folder, give the same --name "
+        "as before, or remove the old files."
+    )
+    assert job.contents() == before
+    assert job.converted == []
+
+
 def test_fingerprints():
     assert conversion.fingerprint("a", ("b", 1)) == conversion.fingerprint("a", ("b", 1))
     different = [("a", "b"), ("ab",), ("a", ("b",)), (), ("a",)]
@@ -189,3 +197,4 @@ def test_listing_tells_files_apart(tmp_path):
         (tmp_path / name).write_text("")
     found = shard_files.list_files(str(tmp_path), "toy")
     assert found == {"shard": [names[0]], "sidecar": [names[1]], "partial": [names[2]]}
+    assert shard_files.list_others(str(tmp_path), "toy") == ["toy-0-of-1.tfrecord", "toy.x-00000-of-00001.tfrecord"]

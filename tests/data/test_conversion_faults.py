@@ -10,8 +10,9 @@ import signal
 import time
 
 import pytest
+import tensorflow as tf
 
-from deeplab_axial.data import tfrecord_files
+from deeplab_axial.data import records, tfrecord_files
 from deeplab_axial.data.converters import conversion
 from deeplab_axial.errors import InputError
 from tests.data.conversion_job import NUM_ITEMS, NUM_SHARDS, SPACE, Job, convert_one
@@ -177,6 +178,32 @@ def test_no_space_for_the_small_files(job, undisturbed, monkeypatch, file):
     job.run()
     assert 2 not in job.converted or file != "dataset.json"
     assert job.contents() == undisturbed
+
+
+@pytest.mark.parametrize("file", ["dataset.json", "toy-00001-of-00007.tfrecord"])
+def test_files_of_others_are_not_replaced(job, file):
+    job.folder.mkdir()
+    (job.folder / file).write_text("mine")
+    with pytest.raises(
+        InputError, match=rf"{file} would be replaced, but .*Name another --output_dir, or move it away"
+    ):
+        job.run()
+    assert job.contents() == {file: b"mine"}
+    assert job.converted == []
+
+
+def test_records_of_deeplab2_are_not_replaced(job):
+    job.folder.mkdir()
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x"]))
+    features = tf.train.Features(feature={records.SEGMENTATION: feature, records.CHANNELS: feature})
+    example = tf.train.Example(features=features).SerializeToString()
+    tfrecord_files.write_shard(job.folder, "toy-00000-of-00001.tfrecord", [example])
+    before = job.contents()
+    with pytest.raises(
+        InputError, match=r"toy-00000-of-00001\.tfrecord would be replaced, but its records are none of"
+    ):
+        job.run()
+    assert job.contents() == before
 
 
 def test_an_output_folder_that_cannot_be_written(job, tmp_path):

@@ -20,13 +20,13 @@ def info():
 
 
 def test_dataset_info_round_trip(tmp_path, info):
-    info = dataclasses.replace(info, class_counts={1: 4}, source_bytes=120, fingerprint="abc")
+    info = dataclasses.replace(info, class_counts={1: 4}, source_bytes=120, fingerprint="abc", value_range=(0, 4095))
     info.write(tmp_path)
     assert dataset_info.DatasetInfo.read(tmp_path) == info
     assert [f.name for f in tmp_path.iterdir()] == ["dataset.json"]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", "{}", "shards", "num_images"])
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "shards", "num_images", "value_range"])
 def test_a_damaged_dataset_info_names_the_remedy(tmp_path, info, damage):
     info.write(tmp_path)
     path = tmp_path / "dataset.json"

@@ -2,12 +2,14 @@
 """The rules for image files, each on a real file made with Pillow, and what TensorFlow makes of its pixels."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
+from deeplab_axial.data import exif
 from deeplab_axial.data.converters import image_files
 from deeplab_axial.errors import InputError
 
@@ -59,7 +61,8 @@ ACCEPTED = {
 def test_accepted_kinds_decode_as_pillow_decodes_them(tmp_path, kind):
     data = ACCEPTED[kind]
     image = _read(tmp_path, data)
-    assert image == (data, "jpeg" if "jpeg" in kind else "png", HEIGHT, WIDTH, ())
+    assert image[:5] == (data, "jpeg" if "jpeg" in kind else "png", HEIGHT, WIDTH, ())
+    assert (image.label_size, image.labels_turn, image.source_bytes) == ((HEIGHT, WIDTH), 1, len(data))
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     assert np.abs(_decode(data) - expected).max() <= (6 if "jpeg" in kind else 0)
     if "grey" in kind:
@@ -88,6 +91,51 @@ def test_pillow_writes_the_same_16_bit_grey(tmp_path):
     data = _encode(Image.fromarray(values), "PNG")
     assert _read(tmp_path, data).width == WIDTH
     np.testing.assert_array_equal(_decode(data)[..., 1], values >> 8)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_unused_bits_are_an_error_and_a_range_makes_8_bits(tmp_path, bits, channels):
+    values = np.random.default_rng(1).integers(0, 2**bits, (HEIGHT, WIDTH, channels), dtype=np.uint16)
+    values[0, 0] = 2**bits - 1
+    path = tmp_path / "image.png"
+    path.write_bytes(tf.io.encode_png(values).numpy())
+    received = rf"image\.png is not converted: its largest value of 16 bits is {2**bits - 1}, of 65535"
+    with pytest.raises(InputError, match=rf"{received}.*--value_range=0:{2**bits - 1} "):
+        image_files.read_image(str(path))
+    image = image_files.read_image(str(path), (HEIGHT, WIDTH), value_range=(0, 2**bits - 1))
+    expected = np.broadcast_to(values[..., : min(channels, 3)] >> (bits - 8), (HEIGHT, WIDTH, 3))
+    np.testing.assert_array_equal(_decode(image.data), expected)
+    assert (image.format, image.remarks, image.source_bytes) == ("png", (), path.stat().st_size)
+    narrow = image_files.read_image(str(path), value_range=(0, 2**bits - 2))
+    assert "values above --value_range" in narrow.remarks[0].what
+    assert _decode(narrow.data).max() == 255
+
+
+@pytest.mark.parametrize("value_range", [None, (0, 4095)])
+def test_16_bits_are_decoded_once(tmp_path, value_range, monkeypatch):
+    path = tmp_path / "image.png"
+    path.write_bytes(tf.io.encode_png(np.full((HEIGHT, WIDTH, 3), 40_000, np.uint16)).numpy())
+    calls = []
+    decode = image_files.image_bytes.decode_wide
+    monkeypatch.setattr(image_files.image_bytes, "decode_wide", lambda data: calls.append(1) or decode(data))
+    image = image_files.read_image(str(path), value_range=value_range)
+    assert (len(calls), len(image.remarks)) == (1, value_range is not None)
+
+
+def test_a_range_leaves_images_of_8_bits_alone(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(ACCEPTED["png"])
+    assert image_files.read_image(str(path), value_range=(0, 4095)).data == ACCEPTED["png"]
+
+
+def test_an_image_of_too_many_pixels_is_refused_from_its_header(tmp_path):
+    start, rest = ACCEPTED["png"][:16], ACCEPTED["png"][24:]
+    huge = start + (12_000).to_bytes(4, "big") * 2 + rest
+    with pytest.raises(
+        InputError, match=r"bomb\.png is not converted: an image may have at most 128,000,000 pixels.*cut"
+    ):
+        _read(tmp_path, huge, name="bomb.png")
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "BMP", "TIFF"])
@@ -122,6 +170,12 @@ def test_files_that_are_no_images_are_refused(tmp_path, data):
         _read(tmp_path, data)
 
 
+def test_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "image.jpg")
+    with pytest.raises(InputError, match=r"image\.jpg cannot be read \(a FIFO, where a file is expected\)"):
+        image_files.read_image(str(tmp_path / "image.jpg"))
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"gone\.jpg cannot be read"):
         image_files.read_image(str(tmp_path / "gone.jpg"))
@@ -151,6 +205,51 @@ def test_an_orientation_is_not_applied_and_remarked(tmp_path, orientation, kind)
     assert "EXIF orientation, which is not applied" in remark.what
     assert (remark.count, remark.example) == (1, f"{tmp_path}/image with orientation {orientation}")
     assert np.abs(_decode(data) - PIXELS).max() <= 12  # pixels count as stored
+
+
+def _labelled(tmp_path, orientation, size, **options):
+    path = tmp_path / "image.png"
+    path.write_bytes(_with_orientation(orientation, "PNG"))
+    return image_files.read_image(str(path), size, has_labels=True, **options)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_labels_of_an_image_with_an_orientation(tmp_path, orientation):
+    stored = (HEIGHT, WIDTH)
+    turned = stored if orientation < 5 else stored[::-1]
+    with Image.open(io.BytesIO(_with_orientation(orientation, "PNG"))) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    if orientation < 5:  # the size does not tell
+        with pytest.raises(
+            InputError, match=rf"EXIF orientation {orientation}.*does not tell.*--upright=image.*=both.*=none"
+        ):
+            _labelled(tmp_path, orientation, stored)
+    else:
+        assert _labelled(tmp_path, orientation, stored).data == _with_orientation(orientation, "PNG")
+        with pytest.raises(
+            InputError, match=rf"turned by its EXIF orientation \({orientation}\).*Pass --upright=image"
+        ):
+            _labelled(tmp_path, orientation, turned)
+        with pytest.raises(InputError, match=r"made on pixels as stored.*pass --upright=both or --upright=none"):
+            _labelled(tmp_path, orientation, stored, upright="image")
+    kept = _labelled(tmp_path, orientation, stored, upright="none")
+    assert (kept.data, kept.labels_turn, len(kept.remarks)) == (_with_orientation(orientation, "PNG"), 1, 1)
+    for option, size in (("image", turned), ("both", stored)):
+        image = _labelled(tmp_path, orientation, size, upright=option)
+        np.testing.assert_array_equal(_decode(image.data), upright)
+        assert image.label_size == size
+        assert image.labels_turn == (orientation if option == "both" else 1)
+        assert (image.format, image.remarks) == ("png", ())
+        assert exif.orientation_of_file(image.data) == 1
+
+
+def test_a_square_image_turned_sideways_does_not_tell_either(tmp_path):
+    path = tmp_path / "image.png"
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    path.write_bytes(_encode(RGB.resize((9, 9)), "PNG", exif=tag))
+    with pytest.raises(InputError, match=r"EXIF orientation 6, and its size, 9 x 9 .* does not tell"):
+        image_files.read_image(str(path), (9, 9), has_labels=True)
 
 
 @pytest.mark.parametrize("orientation", [0, 1, 9])

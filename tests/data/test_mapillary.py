@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from deeplab_axial.data import records
 from deeplab_axial.data.converters.mapillary import convert
@@ -128,6 +129,21 @@ def test_testing_has_images_only_and_needs_a_label_space(tree):
     for name, record in parsed.items():
         assert record[records.ENCODED].numpy() == (tree / "testing" / "images" / name).read_bytes()
         assert record[records.SEGMENTATION].numpy() == b""
+
+
+def test_images_of_12_bits(tree):
+    space = _convert(tree, num_shards=1).label_space
+    for split in ("training", "testing"):
+        path = sorted((tree / split / "images").iterdir())[0]
+        pixels = np.asarray(Image.open(path), np.uint16)
+        path.write_bytes(tf.io.encode_png(pixels << 4).numpy())  # decoders go by the content, not by the name
+        with pytest.raises(InputError, match=r"not converted: its largest value of 16 bits.*--value_range=0:4095"):
+            _convert(tree, split, label_space=space)
+        info = _convert(tree, split, label_space=space, value_range=(0, 4095))
+        assert info.value_range == DatasetInfo.read(tree.parent / "records").value_range == (0, 4095)
+        np.testing.assert_array_equal(tf.io.decode_image(_parsed(tree, info)[path.name][records.ENCODED]), pixels)
+        assert _convert(tree, split, label_space=space, value_range=(0, 8191)).fingerprint != info.fingerprint
+        shutil.rmtree(tree.parent / "records")
 
 
 def test_a_label_space_of_ones_own(tree):

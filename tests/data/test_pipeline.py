@@ -190,7 +190,7 @@ def test_missing_and_empty_companions(train, tmp_path):
     empty.mkdir()
     tfrecord_files.write_shard(empty, "a.tfrecord", [])
     with pytest.raises(InputError, match="hold no records"):
-        pipeline.Source.open([str(empty / "*.tfrecord")])
+        pipeline.Source.open([str(empty / "*.tfrecord")], train.info.label_space)
 
 
 def test_truncated_files(train, tmp_path):

@@ -65,6 +65,15 @@ def test_the_converter_takes_it(root, tmp_path):
     assert tuple(c.name for c in info.label_space.classes) == scene_crops.CLASSES
 
 
+def test_files_of_others_are_not_replaced(tmp_path):
+    path = tmp_path / "val" / "ball" / "000002.jpg"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(InputError, match=r"000002\.jpg would be replaced, but no scene_crops\.json says"):
+        scene_crops.write_scene_crops(tmp_path, 7, 7)
+    assert path.read_text() == "mine"
+
+
 @pytest.mark.parametrize("arguments", [{"num_train": 6}, {"num_val": 0}, {"seed": -1}])
 def test_arguments_out_of_range(tmp_path, arguments):
     with pytest.raises(InputError, match=f"{next(iter(arguments))} must be at least"):

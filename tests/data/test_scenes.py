@@ -74,6 +74,18 @@ def test_an_existing_set_is_kept_and_another_one_replaced(tmp_path):
     assert own.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["train/000001.jpg", "panoptic_val/000009.png", "panoptic_val.json", "scenes.json"])
+def test_files_of_others_are_not_replaced(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        InputError, match=rf"{name} would be replaced, but no scenes\.json says that deeplab-axial wrote"
+    ):
+        scenes.write_scenes(str(tmp_path), 1, 1, 48, 64)
+    assert (tmp_path / name).read_text() == "mine"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+
+
 def test_an_interrupted_set_is_written_again(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
@@ -84,7 +96,7 @@ def test_an_interrupted_set_is_written_again(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         scenes.write_scenes(str(tmp_path), 2, 1, 48, 64, seed=5)
     monkeypatch.undo()
-    assert not (tmp_path / "scenes.json").exists()
+    assert json.loads((tmp_path / "scenes.json").read_text())["is_complete"] is False
     scenes.write_scenes(str(tmp_path), 2, 1, 48, 64)
     assert _hashes(tmp_path) == complete
 

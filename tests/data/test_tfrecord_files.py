@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """TFRecord files: complete or absent, and counted; clear errors for damaged ones and for full disks."""
 
+import os
+import struct
+
 import pytest
 import tensorflow as tf
 
@@ -41,6 +44,28 @@ def test_check_shards_refuses_garbage_and_missing_files(tmp_path):
         tfrecord_files.check_shards([path])
     with pytest.raises(InputError, match=r"gone\.tfrecord cannot be read"):
         tfrecord_files.check_shards([tmp_path / "gone.tfrecord"])
+
+
+@pytest.mark.parametrize("length", [2**40, 2**62, 2**64 - 1])
+def test_a_length_beyond_the_file_never_reaches_tensorflow(tmp_path, length):
+    path = _shard(tmp_path, [3])
+    header = struct.pack("<Q", length)
+    crc = struct.pack("<I", tfrecord_files._masked_crc32c(header))
+    path.write_bytes(path.read_bytes() + header + crc + bytes(50))
+    for name in (str(path), f"file://{path}"):
+        found = tfrecord_files.scan(name)
+        assert (found.records, found.bytes) == (1, path.stat().st_size)
+        assert f"the record at byte 19 ends at byte {19 + 16 + length}. Received: {found.bytes} bytes." in found.problem
+        assert [len(record) for record in tfrecord_files.sound_records(name).as_numpy_iterator()] == [3]
+        with pytest.raises(InputError, match="is cut short: the record at byte 19"):
+            tfrecord_files.check_shards([name])
+
+
+def test_what_is_no_regular_file_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "fifo.tfrecord")
+    for path in (tmp_path / "fifo.tfrecord", tmp_path, "/dev/zero"):
+        with pytest.raises(InputError, match=r"cannot be read \(.*a (FIFO|folder|device), where a file is expected"):
+            tfrecord_files.check_shards([path])
 
 
 def test_a_shard_is_complete_or_absent(tmp_path):

@@ -27,6 +27,13 @@ def _pair(height: int, width: int) -> tuple[tf.Tensor, tf.Tensor]:
         ((481, 641), (None, None, 32), (481, 641)),
         ((480, 640), (240, None, 16), (241, 321)),
         ((1, 1), (None, None, 16), (1, 1)),
+        # Of thin images the short side would be less than half a pixel.
+        ((3, 700), (None, 161), (1, 161)),
+        ((3, 700), (161, 161), (1, 161)),
+        ((700, 2), (97, (129, 161)), (129, 1)),
+        ((5, 5000), (None, 641), (1, 641)),
+        ((5, 5000), (641, 641, 16), (1, 641)),
+        ((1, 100_000), ((2, 3), 65), (1, 65)),
     ],
 )
 def test_resized_size(size, arguments, expected):
@@ -46,6 +53,19 @@ def test_resized_size_reaches_its_aim(aim):
         assert found.min() == aim or found.max() == aim + 100
         assert found.min() <= aim
         assert found.max() <= aim + 100
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 700), (700, 2), (5, 5000)])
+def test_thin_images_and_maps_keep_a_row(height, width):
+    image, panoptic = _pair(height, width)
+    size = transforms.resized_size(tf.shape(panoptic), None, 161)
+    assert sorted(size.numpy()) == [1, 161]
+    smaller, labels = transforms.resize(image, size), transforms.resize_nearest(panoptic, size)
+    assert smaller.shape == (*size.numpy(), 3)
+    last = (0, -1) if height < width else (-1, 0)
+    for place in ((0, 0), last):
+        np.testing.assert_allclose(smaller[place], image[place], rtol=1e-6)
+        assert labels[place] == panoptic[place]
 
 
 def test_resize_keeps_corners_and_the_values_of_maps():
@@ -177,3 +197,31 @@ def test_pad_to_puts_the_image_in_every_place():
             found.add((top, left))
     assert found == {(top, left) for top in range(4) for left in range(2)}
     assert transforms.pad_to(tf.zeros([4, 5], tf.int32), 3, 3, 1, tf.constant([0.5, 0.5])).shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("size", "padded", "stride", "repeated"),
+    [
+        ((6, 9), (9, 13), 4, (9, 9)),
+        ((6, 9), (13, 17), 4, (9, 9)),
+        ((6, 10), (9, 17), 4, (9, 13)),
+        ((1, 2), (1, 5), 4, (1, 5)),
+        ((5, 5), (5, 5), 4, (5, 5)),
+        ((6, 9), (9, 13), 1, (6, 9)),
+    ],
+)
+def test_the_border_is_repeated_before_grey_begins(size, padded, stride, repeated):
+    images = np.stack([_pair(*size)[0], 7 * _pair(*size)[0]])
+    expected = np.pad(images, [(0, 0), *((0, r - n) for r, n in zip(repeated, size)), (0, 0)], "edge")
+    rest = [(0, p - r) for p, r in zip(padded, repeated)]
+    expected = np.pad(expected, [(0, 0), *rest, (0, 0)], constant_values=127.5)
+    found = transforms.pad_border(tf.constant(images), size, padded, stride)
+    np.testing.assert_array_equal(found, expected)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
+    def of_any_size(images):
+        return transforms.pad_border(images, tf.shape(images)[1:3], tf.constant(padded), stride)
+
+    np.testing.assert_array_equal(of_any_size(images), expected)
+    compiled = tf.function(lambda images: transforms.pad_border(images, size, padded, stride), jit_compile=True)
+    np.testing.assert_array_equal(compiled(tf.constant(images)), expected)

@@ -145,6 +145,8 @@ def test_a_pretrained_backbone(arrays, tmp_path):
         assert (report.step, list(report.restored)) == (None, ["backbone"])
         assert report.absent == dict.fromkeys(PARTS[1:], "not in the checkpoint")
         assert "Not restored: semantic_decoder (not in the checkpoint); it keeps its initialisation." in str(report)
+        assert len(report.taken) == sum(report.restored.values())
+        assert len(report.left_over) == sum(report.left.values())
     assert report.left == {"counters": 1, "unknown, under head/": 1}
 
 
@@ -166,7 +168,8 @@ def test_last_layers_are_skipped_if_asked_for(saved, arrays):
     model = _model(f"{HEAD}.output_channels=4")
     assert "{}.output_channels: {}".format(HEAD, arrays["semantic_last_layer/bias"].size) in _refused(saved, model)
     fresh = {key: entry.variable.numpy() for key, entry in _table(model).items()}
-    report = deeplab2.restore(saved, model, "--checkpoint", skip=("semantic_head/last", "center_head/last"))
+    skip = {"semantic_head/last": "as the config says", "center_head/last": "as the config says"}
+    report = deeplab2.restore(saved, model, "--checkpoint", skip=skip)
     assert _is_restored(model, fresh, "semantic_last_layer/kernel")
     assert _is_restored(model, fresh, "instance_center_head_last_layer/kernel")
     for prefix in ("encoder/", "semantic_head_without_last_layer/", "instance_regression_head_last_layer/"):

@@ -10,7 +10,7 @@ from deeplab_axial import multiply_adds
 from deeplab_axial.importing import deeplab2, deeplab2_names
 from deeplab_axial.layers import axial_attention, axial_core, normalization, relative_position
 from deeplab_axial.layers.axial_attention import AxialAttention, AxialAttention2D
-from tests import golden, reference
+from tests import golden, graph_sizes, reference
 from tests.compare import assert_close, random_tensor, vary_weights
 
 NORM_NAMES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -284,6 +284,56 @@ def test_rows_in_chunks_of_unknown_size(logits_at_once):
     for shape in ((1, 1, 1, 6), (2, 3, 8, 6), (1, 7, 4, 6)):
         x = random_tensor(shape)
         assert_close(function(x), run_reference(layer, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("ablation", "queries_at_once"),
+    [("all", 1), ("all", 3), ("all", 4), ("all", 12), ("content_only", 4), ("key", 4), ("value", 4), ("bare", 3)],
+)
+def test_queries_in_blocks_equal_the_reference(ablation, queries_at_once):
+    # 13 positions: blocks of one, of three and one over, of four and three over, of seven and one short.
+    shape = (2, 3, 13, 6)
+    x = random_tensor(shape)
+    for axis in ("width", "height"):
+        layer = make_layer(shape, axis, logits_at_once=queries_at_once * 2 * 13, **ABLATIONS[ablation])
+        turned = x if axis == "width" else tf.transpose(x, [0, 2, 1, 3])
+        found = layer(turned) if axis == "width" else tf.transpose(layer(turned), [0, 2, 1, 3])
+        assert_close(found, run_reference(layer, x)[0])
+
+
+def test_queries_in_blocks_reach_beyond_the_table(monkeypatch):
+    monkeypatch.setattr(axial_attention, "LARGEST_DISTANCE", 3)
+    shape = (1, 2, 11, 5)
+    layer = make_layer(shape, logits_at_once=3 * 2 * 11)
+    x = random_tensor(shape)
+    assert_close(layer(x), run_reference(layer, x)[0])
+
+
+def test_queries_in_blocks_compile_and_have_gradients():
+    shape = (1, 2, 13, 6)
+    x = random_tensor(shape)
+    whole, blocks = (make_layer(shape, logits_at_once=n * 2 * 13) for n in (13, 4))
+
+    def gradients(layer, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(tf.square(y) * random_tensor(y.shape, 5))
+        return [y, *tape.gradient(loss, [x, layer.qkv_kernel, layer.query_table, layer.value_table])]
+
+    expected = gradients(whole, x)
+    for xla in (False, True):
+        function = tf.function(lambda x: gradients(blocks, x), autograph=False, jit_compile=xla)
+        for actual, right in zip(function(x), expected):
+            assert_close(tf.convert_to_tensor(actual), tf.convert_to_tensor(right))
+
+
+@pytest.mark.parametrize("length", [64, 512])
+def test_memory_of_a_long_axis_grows_with_its_length(length):
+    # Neither logits nor pairs of positions are ever there for all queries: the largest tensors are those of 8 queries.
+    layer = make_layer((1, 1, 4, 4), logits_at_once=8 * 2 * length)
+    graph = tf.function(layer, autograph=False).get_concrete_function(tf.TensorSpec([1, 1, length, 4]))
+    assert max(graph_sizes.tensor_sizes(graph)) <= 8 * 8 * length
 
 
 def test_memory_of_training_does_not_grow_with_the_rows():

@@ -20,7 +20,7 @@ def _merge(
         tf.constant(semantic, tf.int32),
         tf.constant(instance, tf.int32),
         tf.constant(valid),
-        slots,
+        tf.ones([slots]),
         6,
         THINGS,
         DIVISOR,
@@ -99,14 +99,14 @@ def test_segments():
     instance = np.array([[1, 1, 1, 4, 0, 0, 0, 0, 0, 2, 0]])
     valid = np.arange(11)[None] < 10
     constants = (tf.constant(semantic, tf.int32), tf.constant(instance, tf.int32), tf.constant(valid))
-    found = merging.merge(*constants, 5, 6, THINGS, DIVISOR, IGNORE, 2, 1)
+    found = merging.merge(*constants, tf.ones([5]), 6, THINGS, DIVISOR, IGNORE, 2, 1)
     np.testing.assert_array_equal(found.panoptic, [[2001] * 3 + [4001] + [0] * 3 + [255_000] * 2 + [4002, 255_000]])
     np.testing.assert_array_equal(found.instance_classes, [2, 4, -1, 4, -1])
     np.testing.assert_array_equal(found.instance_areas, [3, 1, 0, 1, 0])
     np.testing.assert_array_equal(found.instance_ids, [2001, 4002, 255_000, 4001, 255_000])
     np.testing.assert_array_equal(found.stuff_areas, [3, 0, 0, 0, 0, 0])
     # Too small an instance has a class, but no segment.
-    small = merging.merge(*constants, 5, 6, THINGS, DIVISOR, IGNORE, 2, 2)
+    small = merging.merge(*constants, tf.ones([5]), 6, THINGS, DIVISOR, IGNORE, 2, 2)
     np.testing.assert_array_equal(small.instance_classes, [2, 4, -1, 4, -1])
     np.testing.assert_array_equal(small.instance_ids, [2001] + [255_000] * 4)
 
@@ -115,7 +115,7 @@ def test_segments():
 def test_ids_are_those_of_the_map(seed):
     semantic, instance = _maps(20, 24, seed)
     constants = (tf.constant(semantic, tf.int32), tf.constant(instance, tf.int32), tf.ones(semantic.shape, tf.bool))
-    found = merging.merge(*constants, 9, 6, THINGS, DIVISOR, IGNORE, 30, 12)
+    found = merging.merge(*constants, tf.ones([9]), 6, THINGS, DIVISOR, IGNORE, 30, 12)
     for i, (label, panoptic_id, area) in enumerate(
         zip(found.instance_classes.numpy(), found.instance_ids.numpy(), found.instance_areas.numpy())
     ):
@@ -126,3 +126,31 @@ def test_ids_are_those_of_the_map(seed):
         assert panoptic_id // DIVISOR == (label if area >= 12 else IGNORE)
     for label, area in enumerate(found.stuff_areas.numpy()):
         assert area == (found.panoptic.numpy() == label * DIVISOR).sum()
+
+
+@pytest.mark.parametrize("compiled", [None, False, True])
+def test_instances_beyond_the_label_divisor(compiled):
+    """Divisor 4 holds three instances of a class: those with the lowest centre scores become void."""
+    function = merging.merge if compiled is None else tf.function(merging.merge, jit_compile=compiled)
+    semantic = np.array([[2, 2, 2, 2, 2, 4, 4, 4, 4, 3, 2]])
+    instance = np.array([[5, 3, 2, 1, 4, 6, 7, 8, 9, 0, 10]])
+    # Instance 4 would have the highest score, but is too small once the limit is 2; of 7, 8 and 9 the last loses.
+    scores = tf.constant([0.5, 0.2, 0.9, 0.95, 0.3, 0.7, 0.6, 0.6, 0.6, 0.4])
+    maps = (tf.constant(semantic, tf.int32), tf.constant(instance, tf.int32), tf.ones(semantic.shape, tf.bool))
+    found = function(*maps, scores, 6, THINGS, 4, 63)
+    np.testing.assert_array_equal(found.panoptic, [[252, 9, 252, 10, 11, 17, 18, 19, 252, 12, 252]])
+    np.testing.assert_array_equal(found.instance_ids, [10, 252, 9, 11, 252, 17, 18, 19, 252, 252])
+    np.testing.assert_array_equal(found.instance_classes, [2] * 5 + [4] * 4 + [2])
+    assert found.num_surplus == 4
+    wide = tuple(tf.repeat(x, [2, 2, 2, 2, 1, 2, 2, 2, 2, 2, 2], axis=1) for x in maps)
+    limited = function(*wide, scores, 6, THINGS, 4, 63, 0, 2)
+    np.testing.assert_array_equal(limited.instance_ids, [10, 252, 9, 252, 252, 17, 18, 19, 252, 11])
+    assert limited.num_surplus == 3
+
+
+def test_as_many_instances_as_the_label_divisor_holds():
+    semantic, instance = np.full((1, 255), 2), np.arange(1, 256)[None]
+    maps = (tf.constant(semantic, tf.int32), tf.constant(instance, tf.int32), tf.ones(semantic.shape, tf.bool))
+    found = merging.merge(*maps, tf.linspace(0.0, 1.0, 400), 6, THINGS, 256, IGNORE)
+    np.testing.assert_array_equal(found.panoptic, 512 + instance)
+    assert found.num_surplus == 0

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_axial import keys
+from deeplab_axial.postprocessing import scores
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
 from tests import graph_sizes, reference
 
@@ -118,6 +119,22 @@ def test_scores_of_averaged_probabilities():
         _assert_scores(found, i, probabilities, 14, 18, *_expected(outputs, i, 14, 18))
 
 
+@pytest.mark.parametrize("rows", [1, 3, 7, 14])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_scores_in_strips_of_the_image(rows, compiled, monkeypatch):
+    monkeypatch.setattr(scores, "_VALUES_AT_ONCE", rows * 18 * 5)
+    outputs = _outputs()
+    unknown = {name: tf.TensorSpec([None, None, None, value.shape[-1]]) for name, value in outputs.items()}
+    function = (
+        tf.function(PROCESSOR, autograph=False, jit_compile=True)
+        if compiled
+        else tf.function(PROCESSOR, input_signature=[unknown], autograph=False)
+    )
+    found = function(outputs)
+    for i in range(3):
+        _assert_scores(found, i, _softmax(outputs[keys.SEMANTIC_LOGITS]), 14, 18, *_expected(outputs, i, 14, 18))
+
+
 def test_a_mean_over_many_pixels_is_exact():
     # One by one in float32, a million times 0.9526 comes to 0.9375 on average.
     shape = (1, 1, 2**20)
@@ -136,7 +153,7 @@ def test_memory_does_not_grow_with_pixels_times_centers():
 def test_entries_are_as_the_table_says():
     found = PROCESSOR(_outputs())
     sizes = {"B": 3, "H": 14, "W": 18, "K": 12, "C": 5, "2": 2}
-    assert len(found) == 10
+    assert len(found) == 11
     for name, value in found.items():
         assert value.dtype.name == keys.TABLE[name].dtype
         assert value.shape == [sizes[size] for size in keys.TABLE[name].shape.strip("[]").split(", ")]

@@ -133,7 +133,10 @@ def test_runs_without_a_common_image(runs, tmp_path):
 def test_other_classes_are_refused(runs, tmp_path):
     car = dataclasses.replace(SPACE.classes[1], name="lorry")
     space = dataclasses.replace(SPACE, name="yard", classes=(SPACE.classes[0], car, *SPACE.classes[2:]))
-    with pytest.raises(InputError, match=r"same classes.*runs/a of 'street' with 4.*'yard'.*2 \(lorry, thing\)"):
+    with pytest.raises(
+        InputError,
+        match=r"same classes.*runs/a of 'street' with 4.*'yard'.*id 2 is car in the first and lorry in the sec",
+    ):
         _write(tmp_path, runs[0], _replace(runs[1], label_space=space))
     assert not list(tmp_path.iterdir())
 

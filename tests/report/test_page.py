@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deeplab_axial import files
 from deeplab_axial.errors import InputError
 from deeplab_axial.report import curves, drawings, page, pictures
 from tests.report.runs import HISTORY, SPACE, Page, make_run
@@ -48,6 +49,7 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(text):
     links = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
     assert links == {"classes", "images", "confusion", "sizes", "outputs", "training", "facts"}
     assert links <= set(parsed.ids)
+    assert f'<meta name="generator" content="{files.MARK}">' in text
 
 
 def test_no_script_but_its_own_may_run(text):

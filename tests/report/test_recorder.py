@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deeplab_axial import contact_sheet
+from deeplab_axial.data import records
 from deeplab_axial.errors import InputError
 from deeplab_axial.metrics.mean_iou import MeanIoU
 from deeplab_axial.report import details
@@ -185,14 +186,38 @@ def _other_format(entries):
     entries["details.json"] = json.dumps({"format": 99}).encode()
 
 
+def _edited(**fields):
+    """Changes fields of the JSON."""
+
+    def change(entries):
+        entries["details.json"] = json.dumps({**json.loads(entries["details.json"]), **fields}).encode()
+
+    return change
+
+
+def _other_classes(entries):
+    size = details.decode(entries["pictures/00/truth.png"]).shape[:2]
+    entries["pictures/00/truth.png"] = records.encode_panoptic_png(np.full(size, 999_000))
+
+
+def _swapped_pictures(entries):
+    entries["pictures/00/truth.png"] = details.encode(np.zeros([8, 9, 3], np.uint8), "PNG")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (_other_format, "must be of format 1. Received: 99"),
         (lambda entries: entries.pop("pictures/00/truth.png"), "is damaged (KeyError"),
-        (lambda entries: entries.update({"pictures/00/image.jpg": b"no"}), "is damaged (UnidentifiedImageError"),
-        (lambda entries: entries.update({"details.json": b"{"}), "is damaged (JSONDecodeError"),
-        (lambda entries: entries.update({"details.json": b'{"format": 1}'}), "is damaged (KeyError"),
+        (lambda entries: entries.update({"pictures/00/image.jpg": b"no"}), "is damaged (UnreadableImage: 2 bytes"),
+        (lambda entries: entries.update({"details.json": b"{"}), "details.json, is damaged (Expecting property name"),
+        (lambda entries: entries.update({"details.json": b'{"format": 1}'}), "must have the field 'metrics'"),
+        (_edited(metrics={}), "metrics: must have the field 'inference'"),
+        (_edited(confusion=[[1, 2]]), "confusion must have 4 rows of 5 numbers"),
+        (_edited(instances={"class_id": [1], "area": [], "iou": []}), "the lists of instances must be equally long"),
+        (_edited(images=[{"name": "a"}]), "images[0]: must have the field 'fn'"),
+        (_swapped_pictures, "truth.png"),
+        (_other_classes, "truth of picture 0 must be of known classes. Received: 999"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, change, said):

@@ -67,4 +67,9 @@ class NearlyRight:
             scores[i, : found.size] = self._rng.random(found.size).round(1) / 3 + 0.1
             ids[i, : found.size] = found
         entries = {key: tf.constant(np.stack(value), tf.int32) for key, value in entries.items()}
-        return {**entries, keys.INSTANCE_PANOPTIC_IDS: tf.constant(ids), keys.INSTANCE_SCORES: tf.constant(scores)}
+        return {
+            **entries,
+            keys.INSTANCE_PANOPTIC_IDS: tf.constant(ids),
+            keys.INSTANCE_SCORES: tf.constant(scores),
+            keys.NUM_SURPLUS: tf.zeros([len(sizes)], tf.int32),
+        }

@@ -57,6 +57,12 @@ def images(data):
     return coco.ImageList.read(str(data / "panoptic_val.json"))
 
 
+def _one(**changes: str) -> str:
+    """A list of one image, some of whose values are other JSON texts."""
+    values = {"id": "1", "file_name": '"a.jpg"', "height": "4", "width": "6", **changes}
+    return '{"images": [{' + ", ".join(f'"{key}": {value}' for key, value in values.items()) + "}]}"
+
+
 def _changed(data, tmp_path, change) -> coco.ImageList:
     """The image list after `change` of its entries."""
     content = json.loads((data / "panoptic_val.json").read_text())
@@ -130,12 +136,31 @@ def test_the_list_is_named_after_its_images(file, subset, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "found"), [("7", 7), ('"007"', 7), ("7.0", 7), ('"a7"', "a7"), ('"' + "9" * 30 + '"', "9" * 30)]
+)
+def test_ids_of_digits_are_numbers(text, found, tmp_path):
+    path = tmp_path / "image_info_x.json"
+    path.write_text(_one(id=text))
+    assert coco.ImageList.read(str(path)).find("a") == coco.ImageEntry(found, (4, 6))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "cannot be read"),
-        ("[1", "must be a JSON with a list `images`"),
+        ("[1", "is not valid JSON"),
+        ("[1]", "must be a JSON with a list `images`"),
         ('{"annotations": []}', "must be a JSON with a list `images`"),
-        ('{"images": [{"id": 1, "file_name": "a.jpg"}]}', "KeyError: 'height'"),
+        ('{"images": {}}', "must be a JSON with a list `images`"),
+        ('{"images": [3]}', r"^--image_list=.*, images\[0\]: 'file_name' must be a non-empty string"),
+        ('{"images": [{"id": 1, "file_name": "a.jpg"}]}', r"images\[0\]: 'height' must be an integer .*: None"),
+        (_one(height="Infinity"), "'height' must be an integer of at least 1. Received: inf"),
+        (_one(width="1e999"), "'width' must be an integer of at least 1. Received: inf"),
+        (_one(height="-3"), "'height' must be an integer of at least 1. Received: -3"),
+        (_one(id="[1]"), r"'id' must be an integer of at least 0. Received: \[1\]"),
+        (_one(id="{}"), r"'id' must be an integer of at least 0. Received: \{\}"),
+        (_one(id='"\\ud800"'), "'id' must be valid Unicode"),
+        (_one(file_name='"\\ud800"'), "'file_name' must be valid Unicode"),
         ('{"images": []}', "Received: 0 entries"),
     ],
 )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: what fits is restored, what does not is refused with a reason."""
 
+import gc
+import logging
 import os
 import pathlib
 import shutil
@@ -11,7 +13,7 @@ import tensorflow as tf
 
 from deeplab_axial import builders, config
 from deeplab_axial.errors import InputError
-from deeplab_axial.training import checkpoints
+from deeplab_axial.training import checkpoint_files, checkpoints
 
 TINY = pathlib.Path(__file__).parents[1] / "data" / "tiny.textproto"
 HEADS = ("semantic_head", "center_head", "offset_head")
@@ -54,7 +56,10 @@ def test_restores_every_variable(model, saved):
     assert step.numpy() == 3
 
 
-def test_keeps_as_many_checkpoints_as_it_should(tmp_path):
+@pytest.mark.parametrize("name", ["run", "run[1]*?"])  # TensorFlow would take the second for a pattern
+def test_keeps_as_many_checkpoints_as_it_should(tmp_path, name):
+    tmp_path = tmp_path / name
+    tmp_path.mkdir()
     step = tf.Variable(0, dtype=tf.int64)
     manager = checkpoints.Manager(str(tmp_path), {}, step, max_to_keep=2)
     assert manager.restore_latest() is None
@@ -64,6 +69,12 @@ def test_keeps_as_many_checkpoints_as_it_should(tmp_path):
     assert sorted(p.name for p in tmp_path.glob("*.index")) == ["ckpt-2.index", "ckpt-5.index"]
     step.assign(0)
     assert manager.restore_latest() == str(tmp_path / "ckpt-5")
+    assert step.numpy() == 5
+    assert checkpoint_files.why_unreadable(str(tmp_path / "ckpt-2")) is None
+    shutil.copy(tmp_path / "ckpt-5.index", tmp_path / "my[5].index")
+    shutil.copy(tmp_path / "ckpt-5.data-00000-of-00001", tmp_path / "my[5].data-00000-of-00001")
+    step.assign(0)
+    checkpoints.restore(str(tmp_path / "my[5]"), {"step": step}, "--checkpoint")
     assert step.numpy() == 5
 
 
@@ -105,6 +116,31 @@ def test_initial_checkpoint_of_another_number_of_classes(model, saved):
     assert other.semantic_head.last.kernel.shape[-1] == 5
 
 
+def test_tensorflow_does_not_list_what_the_error_tells(saved):
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = tf.get_logger()
+    logger.removeFilter(checkpoints._is_no_list_of_values)  # that an earlier test has left
+    logger.addHandler(handler)
+    try:
+        other = _model("model_options.panoptic_deeplab.semantic_head.output_channels=5")
+        with pytest.raises(ValueError, match="5"):
+            tf.train.Checkpoint(model=other).restore(f"{saved}/ckpt-3")
+        del other
+        gc.collect()
+        assert any("could not be found in the restored object" in line for line in records)
+        records.clear()
+        other = _model("model_options.panoptic_deeplab.semantic_head.output_channels=5")
+        with pytest.raises(InputError, match="does not fit this config"):
+            checkpoints.restore_initial(saved, other)
+        del other
+        gc.collect()
+        assert records == []
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_initial_checkpoint_for_semantic_segmentation_alone(model, saved):
     other = _model("model_options.panoptic_deeplab.instance.enable=false")
     checkpoints.restore_initial(saved, other, True, True)
@@ -126,6 +162,18 @@ def test_initial_checkpoint_of_a_classifier_starts_a_backbone(tmp_path):
     assert report.absent["semantic_decoder"] == report.absent["center_head/last"] == "not in the checkpoint"
     assert report.left == {"of parts that are not restored": 2, "counters": 2}
     assert "Not restored: offset_head/last (not in the checkpoint)" in str(report)
+    assert len(report.taken) == len(classifier.backbone.variables)
+    assert len(report.new) == len(segmentation.variables) - len(segmentation.backbone.variables)
+    assert len(report.left_over) == 4
+    new, left_over = report.first_names().replace("\n  ", " ").splitlines()
+    assert new.startswith(f"New: {len(report.new)} in all, ")
+    assert len(new.split(", ")) == 12  # ten names between the number and the dots
+    assert new.endswith(", ...")
+    assert left_over.startswith("Left over: 4 in all, ")
+    assert set(left_over.removeprefix("Left over: 4 in all, ").split(", ")) == set(report.left_over)
+    lines = report.all_names().splitlines()
+    assert {f"  {name}" for name in (*report.taken, *report.new, *report.left_over)} <= set(lines)
+    assert f"New: {len(report.new)}" in lines
 
     options.model_options.classification.num_classes = 7
     other = builders.build_model(options)

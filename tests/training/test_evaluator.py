@@ -95,6 +95,28 @@ def test_the_truth_is_perfect(source, batch_size):
     assert metrics["mean_iou"]["mean"] == 1
 
 
+class _Crowded(Oracle):
+    """Has two instances too many on each image but the first."""
+
+    def predict_padded(self, images, sizes):
+        self._started = hasattr(self, "_started")
+        count = tf.fill([len(sizes)], 2 if self._started else 0)
+        return {**super().predict_padded(images, sizes), keys.NUM_SURPLUS: count}
+
+
+def test_instances_without_an_id_are_counted_and_said_once(source, caplog):
+    space, count = source.info.label_space, source.num_records
+    dataset = pipeline.evaluation_dataset(source, 1, pipeline.ImageOptions((49, 65)))
+    oracle = _Crowded(_truths(source).values(), space, PLAIN)
+    metrics = evaluator.Evaluator(oracle, space, count, False).evaluate(dataset)
+    assert metrics["num_surplus"] == 2 * (count - 1)
+    (said,) = [record.getMessage() for record in caplog.records if "are void" in record.getMessage()]
+    assert said.startswith(f"{2 * (count - 1)} predicted instances in {count - 1} images are void: panoptic ids hold ")
+    assert f"The first image: {list(_truths(source))[1]}." in said
+    table = evaluation_metrics.format_metrics(metrics, space)
+    assert f"(label_divisor {space.label_divisor}): {2 * (count - 1)} predicted instances" in table
+
+
 def test_nothing_found_is_nothing(source):
     void = source.info.label_space.void_id
     metrics = _evaluate(source, [np.full_like(truth, void) for truth in _truths(source).values()])
@@ -166,6 +188,21 @@ def test_the_table_has_a_row_for_each_class(source):
     lines = table.splitlines()
     assert [line.split("  ")[0] for line in lines[2:]] == ["all", "things", "stuff", *(c.name for c in space.classes)]
     assert "100.0" in lines[2]
+
+
+def test_the_table_says_that_there_is_no_ground_truth(source):
+    space = source.info.label_space
+    metrics = EvaluationMetrics(space, MetricOptions())
+    void = np.full([4, 4], space.void_id, np.int32)
+    nothing = np.zeros([0], np.int32)
+    metrics.update("a", void, nothing, void, np.zeros([4, 4], np.int32), nothing, np.zeros([0]))
+    result = {**metrics.result(), "inference": {"scales": [1.0], "flip": False}}
+    last = evaluation_metrics.format_metrics(result, space).splitlines()[-1]
+    assert last.startswith(
+        "No image has a segment of ground truth, all is void or crowd: no figure above tells anything."
+    )
+    metrics = _evaluate(source, _truths(source).values())
+    assert "No image" not in evaluation_metrics.format_metrics(metrics, space)
 
 
 def test_the_table_says_what_was_averaged(source):

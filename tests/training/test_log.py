@@ -66,7 +66,7 @@ def test_a_last_line_cut_short_is_left_out(tmp_path, end):
 
 def test_forgets_what_will_be_done_again(tmp_path):
     (tmp_path / log.HISTORY_FILE).write_text("".join(f'{{"step": {s}}}\n' for s in (2, 4, 6)))
-    log.TrainingLog(str(tmp_path), 4, total_steps=8, summary_steps=2).__exit__()
+    log.TrainingLog(str(tmp_path), 4, total_steps=8, summary_steps=2).__exit__(None)
     assert log.read_history(str(tmp_path)) == [{"step": 2}, {"step": 4}]
     assert sorted(p.name for p in tmp_path.iterdir()) == [log.HISTORY_FILE, "train"]
 

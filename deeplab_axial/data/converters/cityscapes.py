@@ -9,18 +9,18 @@ what evaluation ignores is void.
 
 import dataclasses
 import functools
-import io
 import os
 from collections import Counter
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from PIL import Image
 
-from deeplab_axial.data import dataset_info
-from deeplab_axial.data.converters import conversion, image_files, panoptic_format
+from deeplab_axial.data import dataset_info, exif, image_bytes
+from deeplab_axial.data import value_range as ranges
+from deeplab_axial.data.converters import conversion, image_files, panoptic_entries, panoptic_format, panoptic_json
 from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -91,7 +91,7 @@ def _json_items(path: str, images: dict[str, str], space: LabelSpace) -> list[pa
         in_json = {label_id: label_id for label_id in _EVALUATED}
     classes = tuple(dataclasses.replace(c, category_id=in_json[c.category_id]) for c in space.classes)
     by_json = dataclasses.replace(space, classes=classes)
-    content = panoptic_format.read_json(path)
+    content = panoptic_json.read(path)
     panoptic_format.check_label_space(by_json, content["categories"], path)
 
     def image_path(image: dict) -> str:
@@ -129,10 +129,10 @@ def _map_items(root: str, split: str, images: dict[str, str], space: LabelSpace)
 def _read_instance_ids(data: bytes, path: str, size: tuple[int, int]) -> np.ndarray:
     """A map of instance ids, int32 [H, W]; `size` is the image's (height, width), pixels."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with image_bytes.opened(data) as image:
             found, mode = image.size[::-1], image.mode
             ids = np.asarray(image)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
+    except image_bytes.UnreadableImage as error:
         raise InputError(f"{path} must be a PNG that decodes ({error}). Replace the file.") from error
     if not mode.startswith("I"):
         raise InputError(f"{path} must be a 16-bit map of instance ids. Received: mode {mode}. Replace the file.")
@@ -160,30 +160,31 @@ def _number_segments(areas: np.ndarray, path: str, space: LabelSpace) -> list[pa
             continue
         number = used[label.id] + label.is_thing  # things count from 1, stuff from 0
         used[label.id] += 1
-        if number >= space.label_divisor:
-            raise InputError(
-                f"{path}: at most {space.label_divisor - 1} segments of class {label.name!r} fit into one image. "
-                "Received: more. Pass a --label_space with a larger label_divisor."
-            )
         is_crowd = value < _FIRST_INSTANCE and label_id in _THING_LABEL_IDS
         panoptic_id = label.id * space.label_divisor + number
         segments.append(panoptic_format.Segment(value, panoptic_id, is_crowd, int(areas[value])))
+    panoptic_entries.check_count(used, space, path)
     return segments
 
 
-def _convert_item(item: _Item, space: LabelSpace) -> conversion.Converted:
+def _convert_item(
+    item: _Item, space: LabelSpace, upright: str | None = None, value_range: ValueRange | None = None
+) -> conversion.Converted:
     """Makes the record of an image and its map of instance ids."""
-    image = image_files.read_image(item.image_path)
+    options = {"has_labels": item.truth_path is not None, "upright": upright, "value_range": value_range}
+    image = image_files.read_image(item.image_path, **options)
     if item.truth_path is None:
         return panoptic_format.encode_unlabelled(image, item.name)
     data = image_files.read_bytes(item.truth_path)
-    ids = _read_instance_ids(data, item.truth_path, (image.height, image.width))
+    ids = exif.turn(_read_instance_ids(data, item.truth_path, image.label_size), image.labels_turn)
     areas = np.bincount(ids.ravel())
     segments = _number_segments(areas, item.truth_path, space)
     table = np.full(areas.size, space.void_id, np.int32)  # instance id -> panoptic id
     for segment in segments:
         table[segment.id] = segment.panoptic_id
-    return panoptic_format.encode_panoptic(image, item.name, table[ids], segments, space, len(image.data) + len(data))
+    return panoptic_format.encode_panoptic(
+        image, item.name, table[ids], segments, space, image.source_bytes + len(data)
+    )
 
 
 def convert(
@@ -195,6 +196,8 @@ def convert(
     num_shards: int = 16,
     num_workers: int = 1,
     name: str = "cityscapes_panoptic",
+    upright: str | None = None,
+    value_range: ValueRange | None = None,
 ) -> dataset_info.DatasetInfo:
     """Converts one split; see `conversion.convert_items` for what is written and how it is resumed.
 
@@ -211,6 +214,8 @@ def convert(
       num_shards: files to write; never more than images.
       num_workers: threads.
       name: start of the files' names.
+      upright: what is turned as EXIF says, see `image_files.read_image`.
+      value_range: (low, high), the values of images of 16 bits that are black and white; None for all 16 bits.
 
     Returns:
       What `dataset.json` says.
@@ -219,6 +224,8 @@ def convert(
       InputError: an argument or the label space is not usable, the tree is incomplete, or files disagree.
     """
     conversion.check_arguments(name, num_shards, num_workers)
+    image_files.check_upright(upright)
+    value_range = ranges.checked(value_range, "--value_range")
     if split not in SPLITS:
         raise InputError(f"--split must be one of {', '.join(SPLITS)}. Received: {split!r}. Pass one of them.")
     panoptic_format.check_label_space(label_space, [{"id": i} for i in _LABEL_IDS], "Cityscapes' label ids, 0 to 33")
@@ -227,9 +234,10 @@ def convert(
     jsons = [os.path.join(root, "gtFine", f"cityscapes_panoptic_{split}{end}.json") for end in ("", "_trainId")]
     jsons = [path for path in jsons if split != "test" and tf.io.gfile.exists(path)]
     items = _json_items(jsons[0], images, label_space) if jsons else _map_items(root, split, images, label_space)
+    convert_item = panoptic_format.convert_item if jsons else _convert_item
     return conversion.convert_items(
         items,
-        functools.partial(panoptic_format.convert_item if jsons else _convert_item, space=label_space),
+        functools.partial(convert_item, space=label_space, upright=upright, value_range=value_range),
         label_space=label_space,
         task=dataset_info.PANOPTIC,
         has_labels=split != "test",
@@ -237,5 +245,6 @@ def convert(
         name=name,
         num_shards=num_shards,
         num_workers=num_workers,
-        fingerprint=conversion.fingerprint(*items),
+        fingerprint=conversion.fingerprint(*items, *image_files.changes(upright, value_range)),
+        value_range=value_range,
     )

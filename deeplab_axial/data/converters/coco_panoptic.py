@@ -5,8 +5,10 @@ import functools
 import os
 
 from deeplab_axial.data import dataset_info
-from deeplab_axial.data.converters import conversion, image_files, panoptic_format
+from deeplab_axial.data import value_range as ranges
+from deeplab_axial.data.converters import conversion, image_files, panoptic_format, panoptic_json
 from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
 
 
@@ -21,6 +23,8 @@ def convert(
     num_shards: int = 16,
     num_workers: int = 1,
     name: str = "coco_panoptic",
+    upright: str | None = None,
+    value_range: ValueRange | None = None,
 ) -> dataset_info.DatasetInfo:
     """Converts one split; see `conversion.convert_items` for what is written and how it is resumed.
 
@@ -38,6 +42,8 @@ def convert(
       num_shards: files to write; never more than images.
       num_workers: threads.
       name: start of the files' names, and name of a label space that is made here.
+      upright: what is turned as EXIF says, see `image_files.read_image`.
+      value_range: (low, high), the values of images of 16 bits that are black and white; None for all 16 bits.
 
     Returns:
       What `dataset.json` says.
@@ -46,6 +52,8 @@ def convert(
       InputError: an argument, the JSON or a file is not usable, or the PNGs, images and JSON disagree.
     """
     conversion.check_arguments(name, num_shards, num_workers)
+    image_files.check_upright(upright)
+    value_range = ranges.checked(value_range, "--value_range")
     image_dir, panoptic_json, output_dir = (os.fspath(path) for path in (image_dir, panoptic_json, output_dir))
     panoptic_dir = None if panoptic_dir is None else os.fspath(panoptic_dir)
     content = _read_json(panoptic_json, panoptic_dir)
@@ -63,9 +71,11 @@ def convert(
     image_files.check_files([item.image_path for item in items], image_dir, "--image_dir")
     if panoptic_dir is not None:
         image_files.check_files([item.png_path for item in items], panoptic_dir, "--panoptic_dir")
+    options = {"upright": upright, "value_range": value_range}
+    convert_item = functools.partial(panoptic_format.convert_item, space=label_space, **options)
     return conversion.convert_items(
         items,
-        functools.partial(panoptic_format.convert_item, space=label_space),
+        convert_item,
         label_space=label_space,
         task=dataset_info.PANOPTIC,
         has_labels=panoptic_dir is not None,
@@ -73,13 +83,14 @@ def convert(
         name=name,
         num_shards=num_shards,
         num_workers=num_workers,
-        fingerprint=conversion.fingerprint(*items),
+        fingerprint=conversion.fingerprint(*items, *image_files.changes(upright, value_range)),
+        value_range=value_range,
     )
 
 
 def _read_json(path: str, panoptic_dir: str | None) -> dict:
     """The JSON, with "annotations" if and only if there are PNGs."""
-    content = panoptic_format.read_json(path, with_labels=panoptic_dir is not None)
+    content = panoptic_json.read(path, with_labels=panoptic_dir is not None)
     if panoptic_dir is None and content.pop("annotations", None):
         raise InputError(
             f"{path} has ground truth, so --panoptic_dir must name the folder of its PNGs. Received: none. Pass it, or "

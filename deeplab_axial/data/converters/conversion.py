@@ -19,12 +19,14 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
+from deeplab_axial import locks
 from deeplab_axial.data import dataset_info, tfrecord_files
 from deeplab_axial.data.converters import shard_files
 from deeplab_axial.data.converters.image_files import Remark
 from deeplab_axial.data.converters.shard_files import Tally
 from deeplab_axial.data.dataset_info import DatasetInfo
 from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
 
 T = TypeVar("T")
@@ -92,6 +94,7 @@ def convert_items(
     num_shards: int,
     num_workers: int,
     fingerprint: str,
+    value_range: ValueRange | None = None,
 ) -> DatasetInfo:
     """Writes the shards `<name>-00000-of-00016.tfrecord` ... and, at last, `dataset.json`.
 
@@ -111,13 +114,15 @@ def convert_items(
       num_shards: files to write; never more than items.
       num_workers: threads; each makes one shard at a time.
       fingerprint: stands for what is converted and how; see `fingerprint`.
+      value_range: that images of 16 bits are scaled from, for `dataset.json`.
 
     Returns:
       What `dataset.json` says.
 
     Raises:
-      InputError: an argument is out of range; items do not convert (one line a fault); the folder cannot be written
-        or the disk is full. Finished shards stay, and the same command goes on with the rest.
+      InputError: an argument is out of range; the folder holds records of another name; items do not convert (one
+        line a fault); the folder cannot be written or the disk is full, or another process converts into it. Finished
+        shards stay, and the same command goes on with the rest.
     """
     if task not in (dataset_info.PANOPTIC, dataset_info.CLASSIFICATION):
         raise ValueError(f"task must be 'panoptic' or 'classification'. Received: {task!r}")
@@ -127,15 +132,18 @@ def convert_items(
     output_dir = os.fspath(output_dir)
     num_shards = min(num_shards, len(items))
     mark = _digest(_VERSION, task, has_labels, label_space.to_dict(), name, len(items), num_shards, fingerprint)
-    finished = _read_finished(output_dir, mark)
-    if finished is not None:
-        logging.warning("%s is complete already. To convert again, remove its dataset.json.", output_dir)
-        _remove_old_files(output_dir, name, finished)
-        return finished
-    _prepare_folder(output_dir, name)
-    conversion = _Conversion(items, convert_item, label_space, task, output_dir, name, num_shards, mark)
-    conversion.run(num_workers)
-    return conversion.finish(has_labels)
+    with locks.in_folder(output_dir, "convert"):
+        finished = _read_finished(output_dir, mark)
+        if finished is not None:
+            logging.warning("%s is complete already. To convert again, remove its dataset.json.", output_dir)
+            _remove_old_files(output_dir, name, finished)
+            return finished
+        _refuse_others(output_dir, name)
+        _refuse_foreign(output_dir, name)
+        _prepare_folder(output_dir, name)
+        conversion = _Conversion(items, convert_item, label_space, task, output_dir, name, num_shards, mark)
+        conversion.run(num_workers)
+        return conversion.finish(has_labels, value_range)
 
 
 _digest = fingerprint  # which an argument hides
@@ -149,6 +157,49 @@ def _read_finished(output_dir: str, mark: str) -> DatasetInfo | None:
     except (InputError, tf.errors.OpError):
         return None
     return info if info.fingerprint == mark and sizes == [shard.bytes for shard in info.shards] else None
+
+
+def _refuse_foreign(output_dir: str, name: str) -> None:
+    """Refuses to replace what no conversion wrote.
+
+    Raises:
+      InputError: another `dataset.json` is in the way, or a shard of this name that is not listed and whose first
+        record is none of ours.
+    """
+    path = os.path.join(output_dir, dataset_info.DATASET_FILE)
+    advice = "Name another --output_dir, or move it away."
+    listed: set[str] = set()
+    if tf.io.gfile.exists(path):
+        try:
+            listed = {shard.file for shard in DatasetInfo.read(output_dir).shards}
+        except InputError as error:
+            raise InputError(f"{path} would be replaced, but is none of deeplab-axial, or damaged. {advice}") from error
+    if not tf.io.gfile.isdir(output_dir):
+        return
+    found = shard_files.list_files(output_dir, name)
+    listed |= {sidecar[1:].removesuffix(".json") for sidecar in found["sidecar"]}
+    for shard in sorted(set(found["shard"]) - listed):
+        if not shard_files.is_ours(os.path.join(output_dir, shard)):
+            raise InputError(
+                f"{os.path.join(output_dir, shard)} would be replaced, but its records are none of deeplab-axial, or "
+                f"damaged. {advice}"
+            )
+
+
+def _refuse_others(output_dir: str, name: str) -> None:
+    """Refuses a folder with records of another name: both would be read as one data set, and one `dataset.json` stays.
+
+    Raises:
+      InputError: names them.
+    """
+    others = shard_files.list_others(output_dir, name) if tf.io.gfile.isdir(output_dir) else []
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise InputError(
+            f"--output_dir must be a folder of this split alone. Received: {output_dir}, which holds records of "
+            f"another conversion than {name!r}: {others[0]}{more}. Name another folder, give the same --name as "
+            "before, or remove the old files."
+        )
 
 
 def _prepare_folder(output_dir: str, name: str) -> None:
@@ -171,6 +222,7 @@ def _prepare_folder(output_dir: str, name: str) -> None:
 
 def _remove_old_files(output_dir: str, name: str, info: DatasetInfo, sidecars: bool = True) -> None:
     found = shard_files.list_files(output_dir, name)
+    found["sidecar"] += found["partial"]
     current = {shard.file for shard in info.shards}
     old = [file for file in found["shard"] if file not in current]
     for file in old + (found["sidecar"] if sidecars else []):
@@ -294,10 +346,10 @@ class _Conversion:
             text += f" Free: {_mebibytes(shutil.disk_usage(self.folder).free)}."
         return f"{text} The same command makes the rest."
 
-    def finish(self, has_labels: bool) -> DatasetInfo:
+    def finish(self, has_labels: bool, value_range: ValueRange | None) -> DatasetInfo:
         """Puts `dataset.json` in the place of the sidecars, removes what is old and says what was odd."""
         total = self._finished()
-        info = self._describe(total, has_labels)
+        info = self._describe(total, has_labels, value_range)
         _remove_old_files(self.folder, self.name, info, sidecars=False)
         info.write(self.folder)
         _remove_old_files(self.folder, self.name, info)
@@ -305,7 +357,7 @@ class _Conversion:
             logging.warning("%d %s. First: %s.", count, what, example)
         return info
 
-    def _describe(self, total: Tally, has_labels: bool) -> DatasetInfo:
+    def _describe(self, total: Tally, has_labels: bool, value_range: ValueRange | None) -> DatasetInfo:
         """What `dataset.json` says."""
         ids = sorted({label.id for label in self.space.classes})
         with_void = sorted({*ids, self.space.ignore_label})
@@ -323,6 +375,7 @@ class _Conversion:
             class_counts={i: total.class_counts[i] for i in ids} if has_labels else None,
             source_bytes=total.source_bytes,
             fingerprint=self.mark,
+            value_range=value_range,
         )
 
 

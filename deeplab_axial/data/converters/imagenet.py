@@ -7,6 +7,7 @@ first, as a folder without classes counts as a test split without labels.
 """
 
 import difflib
+import functools
 import os
 import random
 import re
@@ -18,9 +19,12 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
+from deeplab_axial import files
 from deeplab_axial.data import dataset_info, records
+from deeplab_axial.data import value_range as ranges
 from deeplab_axial.data.converters import conversion, image_files
 from deeplab_axial.data.label_space import LabelClass, LabelSpace, distinct_color
+from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
 
 _IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
@@ -66,8 +70,9 @@ def _folder_items(folder: str, prefix: str, label: LabelClass | None) -> list[_I
 
 
 def _open(path: str):
+    files.check_regular(path)
     # GFile fills a large buffer after each seek; a plain local file reads what is asked for.
-    return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb")
+    return tf.io.gfile.GFile(path, "rb") if files.is_remote(path) else open(path, "rb")
 
 
 def _tar_items(path: str, class_name: str, label: LabelClass) -> list[_Item]:
@@ -168,20 +173,20 @@ def _make_items(root: str, sources: dict[str, str], space: LabelSpace) -> list[_
     return items
 
 
-def _read(item: _Item) -> image_files.ImageFile:
+def _read(item: _Item, value_range: ValueRange | None) -> image_files.ImageFile:
     if item.size is None:
-        return image_files.read_image(item.path)
+        return image_files.read_image(item.path, value_range=value_range)
     try:
         with _open(item.path) as file:
             file.seek(item.offset)
             data = file.read(item.size)
     except (tf.errors.OpError, OSError) as error:
         raise InputError(f"{item.path} cannot be read ({error}). Check the file.") from error
-    return image_files.decode_image(data, f"{item.path}, {item.name}")
+    return image_files.decode_image(data, f"{item.path}, {item.name}", value_range=value_range)
 
 
-def _convert_item(item: _Item) -> conversion.Converted:
-    image = _read(item)
+def _convert_item(item: _Item, value_range: ValueRange | None) -> conversion.Converted:
+    image = _read(item, value_range)
     label = item.label
     example = records.encode_example(
         image.data,
@@ -194,7 +199,7 @@ def _convert_item(item: _Item) -> conversion.Converted:
         class_text="" if label is None else label.name,
     )
     counts = {} if label is None else {label.id: 1}
-    return conversion.Converted(example, image.height, image.width, {}, counts, len(image.data), image.remarks)
+    return conversion.Converted(example, image.height, image.width, {}, counts, image.source_bytes, image.remarks)
 
 
 def convert(
@@ -205,6 +210,7 @@ def convert(
     num_shards: int = 16,
     num_workers: int = 1,
     name: str = "imagenet",
+    value_range: ValueRange | None = None,
 ) -> dataset_info.DatasetInfo:
     """Converts one split.
 
@@ -221,6 +227,7 @@ def convert(
       num_shards: files to write; never more than images.
       num_workers: threads.
       name: start of the files' names and, without a label_space, name of the data set.
+      value_range: (low, high), the values of images of 16 bits that are black and white; None for all 16 bits.
 
     Returns:
       What `dataset.json` says.
@@ -229,6 +236,7 @@ def convert(
       InputError: an argument or a file is not usable, a folder is of no known class, holds no images or holds folders.
     """
     conversion.check_arguments(name, num_shards, num_workers)
+    value_range = ranges.checked(value_range, "--value_range")
     root = os.fspath(root)
     sources = _class_sources(root)
     if label_space is None and not sources:
@@ -241,11 +249,12 @@ def convert(
     if not items:
         raise InputError(f"{root} must hold images. Received: an empty folder. Correct --root.")
     # Names only: who replaces a damaged image goes on with the shards that are finished.
-    mark = conversion.fingerprint([(item.name, item.label and item.label.id) for item in items])
+    names = [(item.name, item.label and item.label.id) for item in items]
+    mark = conversion.fingerprint(names, *image_files.changes(None, value_range))
     random.Random(_SHUFFLE_SEED).shuffle(items)
     return conversion.convert_items(
         items,
-        _convert_item,
+        functools.partial(_convert_item, value_range=value_range),
         label_space=space,
         task=dataset_info.CLASSIFICATION,
         has_labels=bool(sources),
@@ -254,4 +263,5 @@ def convert(
         num_shards=num_shards,
         num_workers=num_workers,
         fingerprint=mark,
+        value_range=value_range,
     )

@@ -13,8 +13,10 @@ import tensorflow as tf
 from absl import logging
 
 from deeplab_axial.data import dataset_info
-from deeplab_axial.data.converters import conversion, image_files, panoptic_format
+from deeplab_axial.data import value_range as ranges
+from deeplab_axial.data.converters import conversion, image_files, panoptic_format, panoptic_json
 from deeplab_axial.data.label_space import LabelSpace
+from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
 
 SPLITS = ("training", "validation", "testing")
@@ -49,8 +51,9 @@ def _list_images(folder: str) -> list[str]:
     return names
 
 
-def _convert_unlabelled(path: str) -> conversion.Converted:
-    return panoptic_format.encode_unlabelled(image_files.read_image(path), os.path.basename(path))
+def _convert_unlabelled(path: str, upright: str | None, value_range: ValueRange | None) -> conversion.Converted:
+    image = image_files.read_image(path, upright=upright, value_range=value_range)
+    return panoptic_format.encode_unlabelled(image, os.path.basename(path))
 
 
 def _labelled_items(
@@ -84,6 +87,8 @@ def convert(
     num_shards: int = 16,
     num_workers: int = 1,
     name: str | None = None,
+    upright: str | None = None,
+    value_range: ValueRange | None = None,
 ) -> dataset_info.DatasetInfo:
     """Converts one split; see `conversion.convert_items` for what is written and how it is resumed.
 
@@ -101,6 +106,8 @@ def convert(
       num_workers: threads.
       name: start of the files' names, and name of a label space that is made here; None is "mapillary_vistas_1.2" or
         "mapillary_vistas_2.0".
+      upright: what is turned as EXIF says, see `image_files.read_image`.
+      value_range: (low, high), the values of images of 16 bits that are black and white; None for all 16 bits.
 
     Returns:
       What `dataset.json` says.
@@ -114,7 +121,10 @@ def convert(
         raise InputError(f"--mapillary_version must be {' or '.join(VERSIONS)}. Received: {version!r}. Pass one.")
     name = f"mapillary_vistas_{version}" if name is None else name
     conversion.check_arguments(name, num_shards, num_workers)
+    image_files.check_upright(upright)
+    value_range = ranges.checked(value_range, "--value_range")
     has_labels = split != "testing"
+    options = {"upright": upright, "value_range": value_range}
     if label_space is None and not has_labels:
         raise InputError(
             "testing has no labels, and so no list of classes. Received: no label space. Pass "
@@ -125,15 +135,16 @@ def convert(
     names = _list_images(images)
     if has_labels:
         path = _find_json(folder, version)
-        content = panoptic_format.read_json(path)
+        content = panoptic_json.read(path)
         if label_space is None:
             label_space = panoptic_format.make_label_space(content["categories"], path, name, label_divisor)
         else:
             panoptic_format.check_label_space(label_space, content["categories"], path)
         items = _labelled_items(path, content, images, names, label_space)
-        convert_item = functools.partial(panoptic_format.convert_item, space=label_space)
+        convert_item = functools.partial(panoptic_format.convert_item, space=label_space, **options)
     else:
-        items, convert_item = [os.path.join(images, image) for image in names], _convert_unlabelled
+        items = [os.path.join(images, image) for image in names]
+        convert_item = functools.partial(_convert_unlabelled, **options)
     return conversion.convert_items(
         items,
         convert_item,
@@ -144,5 +155,6 @@ def convert(
         name=name,
         num_shards=num_shards,
         num_workers=num_workers,
-        fingerprint=conversion.fingerprint(*items),
+        fingerprint=conversion.fingerprint(*items, *image_files.changes(upright, value_range)),
+        value_range=value_range,
     )

@@ -59,6 +59,28 @@ def text(entry: dict, key: str, where: str) -> str:
     return value
 
 
+def check_count(segments: Counter[int], space: LabelSpace, where: str) -> None:
+    """Refuses an image with more segments of a class than there are ids.
+
+    Args:
+      segments: how many the image has, by class id.
+      space: the classes.
+      where: the image's place, for the message.
+
+    Raises:
+      InputError: says both numbers.
+    """
+    for class_id, count in segments.items():
+        label = space.by_id[class_id]
+        most = space.label_divisor - label.is_thing  # things count from 1, stuff from 0
+        if count > most:
+            raise InputError(
+                f"{where}: at most {most} segments of class {label.name!r} fit into one image, as label_divisor is "
+                f"{space.label_divisor}. Received: {count}. Pass --label_divisor={count + 1} or more, for all splits "
+                "alike."
+            )
+
+
 class Numbering:
     """Gives segments their panoptic ids."""
 
@@ -81,11 +103,12 @@ class Numbering:
                 )
             is_crowd = "iscrowd" in entry and bool(integer(entry, "iscrowd", place, 0, 1))
             area = integer(entry, "area", place, 0) if entry.get("area") is not None else None
-            panoptic_id = self._panoptic_id(entry, place, where, used)
+            panoptic_id = self._panoptic_id(entry, place, used)
             result[segment_id] = Segment(segment_id, panoptic_id, is_crowd, area)
+        check_count(used, self.space, where)
         return tuple(result.values())
 
-    def _panoptic_id(self, entry: dict, place: str, where: str, used: Counter[int]) -> int:
+    def _panoptic_id(self, entry: dict, place: str, used: Counter[int]) -> int:
         category_id = integer(entry, "category_id", place, 0)
         if category_id not in self.names:
             raise InputError(
@@ -95,15 +118,9 @@ class Numbering:
         if label is None:
             self.unnamed[category_id] += 1
             return self.space.void_id
-        divisor = self.space.label_divisor
-        instance = used[label.id] + label.is_thing  # things count from 1, stuff from 0
-        if instance >= divisor:
-            raise InputError(
-                f"{where}: at most {divisor - 1} segments of class {label.name!r} fit into one image. Received: more. "
-                f"Pass a larger --label_divisor than {divisor}, for all splits alike."
-            )
         used[label.id] += 1
-        return label.id * divisor + instance
+        # Things count from 1, stuff from 0.
+        return label.id * self.space.label_divisor + used[label.id] - (not label.is_thing)
 
     def warn(self, path: str) -> None:
         """Says once what became void."""

@@ -2,22 +2,19 @@
 """COCO's panoptic format: a JSON with images, categories and segments, and a PNG of segment ids for each image."""
 
 import dataclasses
-import io
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
-from PIL import Image
 
-from deeplab_axial.data import records
+from deeplab_axial.data import exif, image_bytes, records
 from deeplab_axial.data.converters import image_files
 from deeplab_axial.data.converters.conversion import Converted
 from deeplab_axial.data.converters.image_files import ImageFile, Remark
 from deeplab_axial.data.converters.panoptic_entries import Numbering, Segment, integer, text
 from deeplab_axial.data.label_space import LabelClass, LabelSpace, distinct_color
+from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
 
 
@@ -40,34 +37,6 @@ class Item:
     height: int
     width: int
     segments: tuple[Segment, ...]
-
-
-def read_json(path: str, with_labels: bool = True) -> dict:
-    """Reads the JSON and checks that it has the format's lists.
-
-    Args:
-      path: the file; anything that `tf.io.gfile` takes.
-      with_labels: whether "annotations" must be there, too.
-
-    Raises:
-      InputError: the file cannot be read or is something else.
-    """
-    try:
-        with tf.io.gfile.GFile(path) as file:
-            content = json.loads(file.read())
-    except (tf.errors.OpError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Name the data set's panoptic JSON.") from error
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise InputError(f"{path} is not valid JSON ({error}). Name the data set's panoptic JSON.") from error
-    for key in ("images", "categories", *(["annotations"] if with_labels else [])):
-        value = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(value, list) or not value:
-            raise InputError(
-                f"{path}: {key!r} must be a non-empty list, as in COCO's panoptic format. Received: "
-                f"{'an empty list' if value == [] else type(value).__name__}. Name a panoptic JSON"
-                f"{' with ground truth' if with_labels else ''}."
-            )
-    return content
 
 
 def _color(category: dict, class_id: int, where: str) -> tuple[int, int, int]:
@@ -113,6 +82,12 @@ def make_label_space(categories: list[dict], path: str, name: str, label_divisor
             )
         is_thing = bool(integer(category, "isthing", where, 0, 1))
         rows.append((not is_thing, category_id, text(category, "name", where), category, where))
+    repeated = [repr(name) for name, n in Counter(row[2] for row in rows).items() if n > 1]
+    if repeated:
+        raise InputError(
+            f"{path}: category names must be distinct. Received twice: {', '.join(repeated)}. Rename one in the file, "
+            "or pass --label_space, whose category_id tells which is which."
+        )
     rows.sort(key=lambda row: row[:2])
     classes = tuple(
         LabelClass(class_id, row_name, not is_stuff, _color(category, class_id, where), category_id)
@@ -130,7 +105,8 @@ def check_label_space(space: LabelSpace, categories: list[dict], path: str) -> N
     """Checks that a given label space goes with the JSON's categories.
 
     Raises:
-      InputError: a class has a category id that the JSON lacks, or the space's ids do not fit a PNG.
+      InputError: a class has a category id that the JSON lacks, the JSON gives a class's name to another category id,
+        or the space's ids do not fit a PNG.
     """
     known = set(_check_category_ids(categories, path))
     unknown = [f"{c.name} ({c.category_id})" for c in space.classes if c.category_id not in known]
@@ -138,6 +114,21 @@ def check_label_space(space: LabelSpace, categories: list[dict], path: str) -> N
         raise InputError(
             f"--label_space: the category_id of each class must be one of {path}. Received, which it lacks: "
             f"{', '.join(unknown)}. Correct the label space."
+        )
+    ids: dict[str, set[int]] = {}
+    for category in categories:
+        if isinstance(category.get("name"), str):
+            ids.setdefault(category["name"], set()).add(category["id"])
+    moved = [
+        f"{c.name} is {c.category_id} there and {', '.join(map(str, sorted(ids[c.name])))} in the JSON"
+        for c in space.classes
+        if c.category_id not in ids.get(c.name, {c.category_id})
+    ]
+    if moved:
+        raise InputError(
+            f"--label_space: a class must have the category_id that {path} gives to its name. Received: "
+            f"{', '.join(moved[:8])}{', ...' if len(moved) > 8 else ''}. Correct category_id in the label space, or "
+            "the ids of the JSON."
         )
     highest = max([space.void_id, *((c.id + 1) * space.label_divisor - 1 for c in space.classes)])
     if highest > records.MAX_PANOPTIC_ID:
@@ -208,27 +199,37 @@ def _make_item(image: dict, where: str, image_path: str, png_path: str | None, s
     return Item(image["file_name"], image_path, png_path, height, width, segments)
 
 
-def convert_item(item: Item, space: LabelSpace) -> Converted:
+def convert_item(
+    item: Item, space: LabelSpace, upright: str | None = None, value_range: ValueRange | None = None
+) -> Converted:
     """Reads an image and its PNG, checks them against the JSON and makes the record.
+
+    Args:
+      item: the image.
+      space: the classes.
+      upright: see `image_files.read_image`.
+      value_range: see there.
 
     Raises:
       InputError: a file does not decode, or image, PNG and JSON disagree.
     """
-    image = image_files.read_image(item.image_path, (item.height, item.width))
-    if item.png_path is None:
+    has_labels = item.png_path is not None
+    options = {"has_labels": has_labels, "upright": upright, "value_range": value_range}
+    image = image_files.read_image(item.image_path, (item.height, item.width), **options)
+    if not has_labels:
         return encode_unlabelled(image, item.name)
     data = image_files.read_bytes(item.png_path)
-    panoptic = _read_panoptic(data, item, space)
-    return encode_panoptic(image, item.name, panoptic, item.segments, space, len(image.data) + len(data))
+    panoptic = exif.turn(_read_panoptic(data, item, space), image.labels_turn)
+    return encode_panoptic(image, item.name, panoptic, item.segments, space, image.source_bytes + len(data))
 
 
 def _read_panoptic(data: bytes, item: Item, space: LabelSpace) -> np.ndarray:
     """The map of panoptic ids, int32 [H, W]."""
     try:
-        with Image.open(io.BytesIO(data)) as png:
+        with image_bytes.opened(data) as png:
             size, mode = png.size[::-1], png.mode
             colors = np.asarray(png)
-    except records.PNG_ERRORS as error:
+    except image_bytes.UnreadableImage as error:
         raise InputError(f"{item.png_path} must be a PNG that decodes ({error}). Replace the file.") from error
     if mode not in ("RGB", "RGBA"):  # a palette or grey PNG holds no 24-bit ids
         raise InputError(
@@ -264,7 +265,7 @@ def _unique(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def encode_unlabelled(image: ImageFile, name: str) -> Converted:
     """The record of an image without ground truth."""
     example = records.encode_example(image.data, image.format, name, image.height, image.width, None)
-    return Converted(example, image.height, image.width, {}, {}, len(image.data), image.remarks)
+    return Converted(example, image.height, image.width, {}, {}, image.source_bytes, image.remarks)
 
 
 def encode_panoptic(

@@ -6,14 +6,18 @@ import json
 import os
 import re
 from collections import Counter
+from typing import TypedDict
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import message
 
+from deeplab_axial import json_files
 from deeplab_axial.data import dataset_info, records, tfrecord_files
 from deeplab_axial.data.converters.image_files import Remark
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
+from deeplab_axial.json_files import Count
 
 
 @dataclasses.dataclass
@@ -31,14 +35,17 @@ class Tally:
       remarks: what was odd, under its kind: (how often, first example).
     """
 
-    records: int = 0
-    bytes: int = 0
-    max_height: int = 0
-    max_width: int = 0
-    source_bytes: int = 0
-    class_pixels: Counter[int] = dataclasses.field(default_factory=Counter)
-    class_counts: Counter[int] = dataclasses.field(default_factory=Counter)
-    remarks: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    records: Count = 0
+    bytes: Count = 0
+    max_height: Count = 0
+    max_width: Count = 0
+    source_bytes: Count = 0
+    class_pixels: dict[int, Count] = dataclasses.field(default_factory=Counter)
+    class_counts: dict[int, Count] = dataclasses.field(default_factory=Counter)
+    remarks: dict[str, tuple[Count, str]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        self.class_pixels, self.class_counts = Counter(self.class_pixels), Counter(self.class_counts)
 
     def add(self, other: "Tally") -> None:
         """Adds what another tally holds."""
@@ -78,7 +85,7 @@ def verify(path: str, tally: Tally, task: str, space: LabelSpace) -> None:
     """
     count, pixels, labels = 0, Counter(), Counter()
     try:
-        for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        for serialized in tfrecord_files.sound_records(path).as_numpy_iterator():
             features = tf.train.Example.FromString(serialized).features.feature
             count += 1
             if task == dataset_info.CLASSIFICATION:
@@ -102,6 +109,24 @@ def verify(path: str, tally: Tally, task: str, space: LabelSpace) -> None:
         )
 
 
+def is_ours(path: str) -> bool:
+    """Whether the first record of a shard has the keys that this library writes, and DeepLab2 does not."""
+    try:
+        tfrecord_files.check_shards([path])
+        for serialized in tf.data.TFRecordDataset(path).take(1).as_numpy_iterator():
+            keys = set(tf.train.Example.FromString(serialized).features.feature)
+            return records.CHANNELS in keys and (records.SEGMENTATION not in keys or records.CROWD_IDS in keys)
+    except (tf.errors.OpError, OSError, ValueError, message.DecodeError):
+        return False
+    return False
+
+
+class _Sidecar(TypedDict):
+    """What a sidecar holds beside a tally."""
+
+    fingerprint: str
+
+
 def _sidecar(folder: str, file: str) -> str:
     return os.path.join(folder, f".{file}.json")
 
@@ -120,16 +145,14 @@ def read_sidecar(folder: str, file: str, fingerprint: str) -> Tally | None:
     """What a finished shard holds; None if it is not finished or was made of something else."""
     path = os.path.join(folder, file)
     try:
-        with tf.io.gfile.GFile(_sidecar(folder, file)) as sidecar:
-            content = json.loads(sidecar.read())
-        size = tf.io.gfile.stat(path).length
-        if content.pop("fingerprint") != fingerprint or content["bytes"] != size:
+        content = json_files.read(_sidecar(folder, file), _Sidecar, "")
+        if content is None or content.pop("fingerprint") != fingerprint:
             return None
-        for key in ("class_pixels", "class_counts"):
-            content[key] = Counter({int(k): int(v) for k, v in content[key].items()})
-        content["remarks"] = {what: (int(count), str(first)) for what, (count, first) in content["remarks"].items()}
-        return Tally(**content)
-    except (tf.errors.OpError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        unknown: list[str] = []
+        tally = json_files.convert(content, Tally, "", unknown)
+        # What another release counts, this one cannot vouch for.
+        return tally if not unknown and tally.bytes == tf.io.gfile.stat(path).length else None
+    except (tf.errors.OpError, ValueError):  # InputError among them
         return None  # an unreadable sidecar vouches for nothing: the shard is made again
 
 
@@ -137,6 +160,12 @@ def remove_sidecar(folder: str, file: str) -> None:
     """Takes the mark from a shard that is about to be replaced."""
     if tf.io.gfile.exists(_sidecar(folder, file)):
         tf.io.gfile.remove(_sidecar(folder, file))
+
+
+def list_others(folder: str, name: str) -> list[str]:
+    """The TFRecord files in a folder that conversions under this name did not make."""
+    own = set(list_files(folder, name)["shard"])
+    return sorted(file for file in tf.io.gfile.listdir(folder) if file.endswith(".tfrecord") and file not in own)
 
 
 def list_files(folder: str, name: str) -> dict[str, list[str]]:
