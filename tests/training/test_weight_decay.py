@@ -86,7 +86,13 @@ def _mini_trainer(*overrides):
 
 def test_decay_of_sgd_is_a_term_of_the_loss():
     """Against Nesterov's momentum by hand: v <- 0.9 v - rate g; w <- w + 0.9 v - rate g, with g of the whole loss."""
-    common = ("optimizer=sgd", "base_learning_rate=0.1", "warmup_steps=0", "learning_policy=cosine")
+    common = (
+        "optimizer=sgd",
+        "sgd_nesterov=true",
+        "base_learning_rate=0.1",
+        "warmup_steps=0",
+        "learning_policy=cosine",
+    )
     overrides = ("weight_decay=0.25", "use_gradient_clipping=true", "clip_gradient_norm=0.5")
     trainer = _mini_trainer(*common, *overrides)
     variables = trainer.model.trainable_variables
