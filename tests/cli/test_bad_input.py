@@ -316,7 +316,7 @@ class TestPredict:
             commands.run("predict", export, f"--input={broken}", f"--output_dir={tmp_path}/o")
         )
         assert message.startswith(f"1 of 1 inputs were not predicted:\n{broken} is no readable image (")
-        assert message.endswith("Replace or remove it.")
+        assert message.endswith("Replace or remove it.\nTo try them again, add --resume to the command.")
 
     @pytest.mark.parametrize("pattern", ["{folder}/*.jpg", "{folder}", "{folder}/none.png"])
     def test_no_image(self, chain, tmp_path, pattern):
