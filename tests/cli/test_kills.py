@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import time
@@ -74,7 +75,10 @@ def _end_by(name: str, number: int) -> int:
 @pytest.mark.parametrize(("number", "status", "shown"), _SIGNALS)
 def test_a_signal_is_one_line(number, status, shown):
     result = commands.call(_end_by, "export", number)
-    assert result == (status, "cleaned up\n", f"Stopped by {shown}. {main.KEPT['export']}\n")
+    assert result[:2] == (status, "cleaned up\n")
+    # The commands' server may have imported a TensorFlow that looks for a GPU in vain.
+    lines = [line for line in result.err.splitlines() if not re.match(r"E\d{4} .*cuInit", line)]
+    assert lines == [f"Stopped by {shown}. {main.KEPT['export']}"]
 
 
 def test_every_command_says_what_is_kept():
