@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
+from deeplab_axial.cli import allocator
+
+allocator.keep_memory()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import app, flags, logging
 
 from deeplab_axial import errors
+from deeplab_axial.cli import allocator
 
 # command -> (module, what it does)
 COMMANDS = {
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[1] not in COMMANDS:
         print(f"error: unknown command {argv[1]!r}.\n\n{_overview()}", file=sys.stderr)
         return 2
+    allocator.keep_memory()
     with _terminable():
         try:
             module = _import_quietly(COMMANDS[argv[1]][0])
