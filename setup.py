@@ -9,7 +9,9 @@ ROOT = pathlib.Path(__file__).parent
 
 TEST = ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6.90", "cityscapesscripts>=2.2", "hotcoco>=1.3"]
 VIDEO = ["imageio-ffmpeg>=0.6"]
-TPU_CHECK_FOR = "python_version >= '3.11' and sys_platform == 'linux' and platform_machine == 'x86_64'"
+LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+JAX = [f"{package}==0.10.2; python_version >= '3.11' and {LINUX}" for package in ("jax", "jaxlib")]
+LIBTPU = f"libtpu==0.0.52; python_version >= '3.11' and {LINUX}"
 
 setup(
     name="deeplab-axial",
@@ -37,9 +39,11 @@ setup(
     extras_require={
         "video": VIDEO,
         "test": [*TEST, *VIDEO],
-        "dev": [*TEST, *VIDEO, "ruff>=0.15,<0.18"],
+        "dev": [*TEST, *VIDEO, *JAX, "ruff>=0.15,<0.18"],
+        # Builds attention's kernel while a graph is traced for a TPU.
+        "tpu": JAX,
         # Compiles for a TPU without one. JAX promises nothing about parts of what it uses; not in "dev", for its size.
-        "tpu-check": [f"{package}; {TPU_CHECK_FOR}" for package in ("jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.52")],
+        "tpu-check": [*JAX, LIBTPU],
         # tensorflow-addons reached its end of life in 2024 and needs TensorFlow < 2.16 and Python < 3.12.
         "addons": ["tensorflow-addons==0.23.0", "tensorflow==2.15.1", "tf-keras==2.15.1"],
     },

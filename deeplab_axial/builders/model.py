@@ -130,6 +130,7 @@ def build_backbone(options: model_pb2.BackboneOptions, norm: dict[str, Any], rec
                 "key_position": options.attention_key_position,
                 "value_position": options.attention_value_position,
                 "logits_at_once": options.attention_logits_at_once or None,
+                **({"kernel": options.attention_kernel} if preset["attention_kind"] == "axial" else {}),
             },
             block={"use_squeeze_and_excite": options.use_squeeze_and_excite},
             keep_prob=(options.drop_path_keep_prob, options.drop_path_schedule),

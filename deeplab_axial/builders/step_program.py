@@ -17,7 +17,7 @@ from deeplab_axial.protos import config_pb2
 from deeplab_axial.tpu_check import step
 
 
-def build_step_program(options: config_pb2.ExperimentOptions, batch_size: int) -> step.Program:
+def build_step_program(options: config_pb2.ExperimentOptions, batch_size: int, chip: str = "") -> step.Program:
     """The training step of one core, for a TPU; needs no data set.
 
     A process of its own traces it, for TensorFlow keeps the gigabytes that this takes.
@@ -25,13 +25,14 @@ def build_step_program(options: config_pb2.ExperimentOptions, batch_size: int) -
     Args:
       options: validated, with train_dataset_options.
       batch_size: images that the core takes; a multiple of solver_options.gradient_accumulation_steps.
+      chip: "v5e"; "" for a program that every chip can run, without kernels of attention.
 
     Raises:
       InputError: the optimizer cannot be made, TensorFlow cannot compile the step with XLA, or the process was killed.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_trace, options, batch_size).result()
+            return pool.submit(_trace, options, batch_size, chip).result()
         except BrokenProcessPool as error:
             raise InputError(
                 f"The process that traces the training step of {batch_size} images was killed, most likely for want of "
@@ -39,7 +40,7 @@ def build_step_program(options: config_pb2.ExperimentOptions, batch_size: int) -
             ) from error
 
 
-def _trace(options: config_pb2.ExperimentOptions, batch_size: int) -> step.Program:
+def _trace(options: config_pb2.ExperimentOptions, batch_size: int, chip: str) -> step.Program:
     of_core = config_pb2.ExperimentOptions()
     of_core.CopyFrom(options)
     of_core.train_dataset_options.batch_size = batch_size
@@ -47,11 +48,11 @@ def _trace(options: config_pb2.ExperimentOptions, batch_size: int) -> step.Progr
     set_precision_and_seed(of_core.trainer_options)
     is_classifier = of_core.model_options.HasField("classification")
     batch = step.classification_batch if is_classifier else step.segmentation_batch
-    with target.assume_accelerator():
+    with target.assume_accelerator(chip):
         model = build_model(of_core)
         loss = build_loss(of_core, _label_space(of_core))
         trainer = build_trainer(of_core, tf.distribute.get_strategy(), model, loss)
-        return step.lower(trainer, batch(batch_size, height, width))
+        return step.lower(trainer, batch(batch_size, height, width), chip)
 
 
 def _label_space(options: config_pb2.ExperimentOptions) -> LabelSpace:

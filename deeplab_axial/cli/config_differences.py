@@ -26,6 +26,7 @@ HARMLESS = (
     "model_options.restore_semantic_last_layer_from_initial_checkpoint",
     "model_options.restore_instance_last_layer_from_initial_checkpoint",
     "model_options.backbone.attention_logits_at_once",
+    "model_options.backbone.attention_kernel",
     "trainer_options.num_checkpoints_to_keep",
     "trainer_options.save_checkpoints_steps",
     "trainer_options.save_summaries_steps",
@@ -63,6 +64,7 @@ _NOT_EVALUATED = (
     "model_options.restore_semantic_last_layer_from_initial_checkpoint",
     "model_options.restore_instance_last_layer_from_initial_checkpoint",
     "model_options.backbone.attention_logits_at_once",
+    "model_options.backbone.attention_kernel",
     "model_options.backbone.drop_path_keep_prob",
     "model_options.backbone.drop_path_schedule",
 )

@@ -45,7 +45,7 @@ def main() -> None:
     process.check_installed()
     batch_size = wanted or _search(options, topology)
     while True:
-        program = builders.build_step_program(options, batch_size)
+        program = builders.build_step_program(options, batch_size, topology.chip.name)
         result = process.compile_program(program, topology, not FLAGS.plan_only, FLAGS.timeout)
         unit = options.trainer_options.solver_options.gradient_accumulation_steps
         if wanted or report.fits(program, topology, result) or result.error or batch_size == unit:
@@ -93,7 +93,7 @@ def _search(options: config_pb2.ExperimentOptions, topology: topologies.Topology
     unit = options.trainer_options.solver_options.gradient_accumulation_steps
 
     def try_batch(batch_size: int) -> search.Trial:
-        program = builders.build_step_program(options, batch_size)
+        program = builders.build_step_program(options, batch_size, topology.chip.name)
         result = process.compile_program(program, topology, makes_code=False, timeout=FLAGS.timeout)
         if result.error:
             raise InputError(f"The training step does not compile for {topology.name}: {result.error}")

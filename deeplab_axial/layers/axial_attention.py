@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tf_keras
 
-from deeplab_axial.layers import attention, axial_core, recompute, relative_position, row_chunks, target
+from deeplab_axial.layers import attention, axial_core, axial_kernel, recompute, relative_position, row_chunks, target
 
 # Distances that a table tells apart: -254 to 254, whatever the length of the axis. Longer ones share
 # the last row.
@@ -56,6 +56,8 @@ class AxialAttention(attention.PositionSensitiveAttention):
       logits_at_once: how many logits are held at a time; more are computed in a loop over rows of the map, forward and
         again in the backward pass; where one row has more, inference also takes a few queries of it at a time. None:
         2^19 on a CPU, 2^27 if TensorFlow sees an accelerator.
+      kernel: "AUTO": the fused kernel on TPUs where it can be had (v4 and later, with JAX), else operations of
+        TensorFlow; "XLA": those everywhere; "PALLAS": the kernel or an error. All compute the same, beyond rounding.
 
     Call arguments:
       inputs: [B, H, W, C], any H and W at each call.
@@ -81,12 +83,15 @@ class AxialAttention(attention.PositionSensitiveAttention):
         use_batch_norm: bool = True,
         norm: Mapping[str, Any] | None = None,
         logits_at_once: int | None = None,
+        kernel: str = "AUTO",
         **kwargs,
     ):
         if axis not in ("height", "width"):
             raise ValueError(f'axis must be "height" or "width". Received: {axis!r}')
         if span is not None and (span < 3 or span % 2 == 0):
             raise ValueError(f"span must be None (the whole axis) or odd and at least 3. Received: {span}")
+        if kernel not in axial_kernel.KERNELS:
+            raise ValueError(f"kernel must be one of {', '.join(axial_kernel.KERNELS)}. Received: {kernel!r}")
         super().__init__(
             key_depth,
             value_depth,
@@ -101,15 +106,53 @@ class AxialAttention(attention.PositionSensitiveAttention):
             **kwargs,
         )
         self.axis = axis
+        self.kernel = kernel
 
     def _table_shape(self) -> tuple[int, ...]:
         # Whatever the span, as the published numbers of parameters say (Table 7); so weights fit every span.
         return (2 * LARGEST_DISTANCE + 1,)
 
     def _attend(self, qkv: tf.Tensor, training: bool) -> tf.Tensor:
+        layer = self._kernel_layer(qkv)
+        if layer is not None and axial_kernel.is_built(self.kernel, layer):
+            return self._attend_by_kernel(layer, qkv, training)
         if self.axis == "width":
             return self._attend_along_width(qkv, training)
         return tf.transpose(self._attend_along_width(tf.transpose(qkv, [0, 2, 1, 3]), training), [0, 2, 1, 3])
+
+    def _kernel_layer(self, qkv: tf.Tensor) -> axial_kernel.Layer | None:
+        """What the kernel would be built for; None where sizes are not known yet."""
+        if not qkv.shape.is_fully_defined():
+            return None
+        depths = self.key_depth // self.num_heads, self.value_depth // self.num_heads
+        terms = self.query_position, self.key_position, self.value_position
+        return axial_kernel.Layer(
+            tuple(qkv.shape), qkv.dtype.name, self.axis, self.num_heads, *depths, self.span, terms
+        )
+
+    def _attend_by_kernel(self, layer: axial_kernel.Layer, qkv: tf.Tensor, training: bool) -> tf.Tensor:
+        moments = None
+        if training and self.use_batch_norm and not self.logit_norm.is_held:
+            along_width = qkv if self.axis == "width" else tf.transpose(qkv, [0, 2, 1, 3])
+            moments = self._moments_along_width(along_width)
+        scales = self._scales(moments, tf.float32).get("scales")
+        if scales is None:
+            scales = tf.ones([1 + self.query_position + self.key_position, self.num_heads])
+        length = qkv.shape[1 if self.axis == "height" else 2]
+        tables = {
+            name: tf.cast(relative_position.clipped_rows(tf.convert_to_tensor(table), length), tf.float32)
+            for name, table in self._tables()
+        }
+        return axial_kernel.attend(layer, qkv, scales, tables)
+
+    def _moments_along_width(self, qkv: tf.Tensor) -> Sequence[tf.Tensor]:
+        """Mean and mean square of the logit terms of this batch, [T, N] each."""
+        length = qkv.shape[2]
+        windows = self._windows(length)
+        logits_in_row = self.num_heads * windows.num_blocks * windows.num_queries * windows.num_keys
+        rows_at_once = row_chunks.rows_within(self.logits_at_once or _logits_at_once(), logits_in_row)
+        rows = {"qkv": tf.reshape(qkv, [-1, length, qkv.shape[-1]])}
+        return self._logit_moments(rows, self._spread_tables(windows, qkv.dtype), windows, rows_at_once)
 
     def _attend_along_width(self, qkv: tf.Tensor, training: bool) -> tf.Tensor:
         """[B, R, L, 2K + V] -> retrieved terms side by side, [B, R, L, V or 2V]."""
@@ -127,11 +170,7 @@ class AxialAttention(attention.PositionSensitiveAttention):
         if windows.mask is None and not training and not fits:
             retrieved = self._attend_in_blocks(rows["qkv"], length, queries_at_once)
             return tf.reshape(retrieved, [batch, num_rows, length, channels])
-        tables = {  # [Q, K, d or e]
-            name: tf.cast(self._pairs(table, windows), qkv.dtype) for name, table in self._tables()
-        }
-        if "key" in tables:
-            tables["key"] = tf.transpose(tables["key"], [1, 2, 0])  # [K, d, Q]
+        tables = self._spread_tables(windows, qkv.dtype)
         logits_in_row = self.num_heads * windows.num_blocks * windows.num_queries * windows.num_keys
         rows_at_once = row_chunks.rows_within(limit, logits_in_row)
         moments = self._logit_moments(rows, tables, windows, rows_at_once) if uses_moments else None
@@ -205,6 +244,13 @@ class AxialAttention(attention.PositionSensitiveAttention):
         tables = (("query", self.query_table), ("key", self.key_table), ("value", self.value_table))
         return [(name, table) for name, table in tables if table is not None]
 
+    def _spread_tables(self, windows: Windows, dtype: tf.DType) -> dict[str, tf.Tensor]:
+        """ "query" [Q, K, d], "key" [K, d, Q] and "value" [Q, K, e], where they take part."""
+        tables = {name: tf.cast(self._pairs(table, windows), dtype) for name, table in self._tables()}
+        if "key" in tables:
+            tables["key"] = tf.transpose(tables["key"], [1, 2, 0])
+        return tables
+
     def _factors(
         self, qkv: tf.Tensor, tables: Mapping[str, tf.Tensor], windows: Windows
     ) -> tuple[axial_core.Factors, tf.Tensor]:
@@ -269,7 +315,7 @@ class AxialAttention(attention.PositionSensitiveAttention):
         return relative_position.toeplitz(rows, windows.num_queries, windows.num_keys)
 
     def get_config(self):
-        return {**super().get_config(), "axis": self.axis}
+        return {**super().get_config(), "axis": self.axis, "kernel": self.kernel}
 
 
 def _query_blocks(x: tf.Tensor, windows: Windows) -> tf.Tensor:

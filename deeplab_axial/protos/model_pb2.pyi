@@ -34,7 +34,7 @@ class ModelOptions(_message.Message):
     def __init__(self, backbone: _Optional[_Union[BackboneOptions, _Mapping]] = ..., decoder: _Optional[_Union[DecoderOptions, _Mapping]] = ..., panoptic_deeplab: _Optional[_Union[PanopticDeeplabOptions, _Mapping]] = ..., classification: _Optional[_Union[ClassificationOptions, _Mapping]] = ..., deeplab_v3: _Optional[_Union[DeeplabV3Options, _Mapping]] = ..., deeplab_v3_plus: _Optional[_Union[DeeplabV3PlusOptions, _Mapping]] = ..., motion_deeplab: _Optional[_Union[MotionDeepLabOptions, _Mapping]] = ..., max_deeplab: _Optional[_Union[MaXDeepLabOptions, _Mapping]] = ..., vip_deeplab: _Optional[_Union[PanopticDeeplabOptions, _Mapping]] = ..., initial_checkpoint: _Optional[str] = ..., restore_semantic_last_layer_from_initial_checkpoint: bool = ..., restore_instance_last_layer_from_initial_checkpoint: bool = ...) -> None: ...
 
 class BackboneOptions(_message.Message):
-    __slots__ = ("name", "output_stride", "pretrained_weights", "use_squeeze_and_excite", "drop_path_keep_prob", "drop_path_schedule", "stem_width_multiplier", "backbone_width_multiplier", "backbone_layer_multiplier", "use_sac_beyond_stride", "flavor", "attention_span", "attention_batch_norm", "attention_query_position", "attention_key_position", "attention_value_position", "attention_logits_at_once")
+    __slots__ = ("name", "output_stride", "pretrained_weights", "use_squeeze_and_excite", "drop_path_keep_prob", "drop_path_schedule", "stem_width_multiplier", "backbone_width_multiplier", "backbone_layer_multiplier", "use_sac_beyond_stride", "flavor", "attention_span", "attention_batch_norm", "attention_query_position", "attention_key_position", "attention_value_position", "attention_logits_at_once", "attention_kernel")
     NAME_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_STRIDE_FIELD_NUMBER: _ClassVar[int]
     PRETRAINED_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class BackboneOptions(_message.Message):
     ATTENTION_KEY_POSITION_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_VALUE_POSITION_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_LOGITS_AT_ONCE_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_KERNEL_FIELD_NUMBER: _ClassVar[int]
     name: str
     output_stride: int
     pretrained_weights: str
@@ -69,7 +70,8 @@ class BackboneOptions(_message.Message):
     attention_key_position: bool
     attention_value_position: bool
     attention_logits_at_once: int
-    def __init__(self, name: _Optional[str] = ..., output_stride: _Optional[int] = ..., pretrained_weights: _Optional[str] = ..., use_squeeze_and_excite: bool = ..., drop_path_keep_prob: _Optional[float] = ..., drop_path_schedule: _Optional[str] = ..., stem_width_multiplier: _Optional[float] = ..., backbone_width_multiplier: _Optional[float] = ..., backbone_layer_multiplier: _Optional[float] = ..., use_sac_beyond_stride: _Optional[int] = ..., flavor: _Optional[str] = ..., attention_span: _Optional[int] = ..., attention_batch_norm: bool = ..., attention_query_position: bool = ..., attention_key_position: bool = ..., attention_value_position: bool = ..., attention_logits_at_once: _Optional[int] = ...) -> None: ...
+    attention_kernel: str
+    def __init__(self, name: _Optional[str] = ..., output_stride: _Optional[int] = ..., pretrained_weights: _Optional[str] = ..., use_squeeze_and_excite: bool = ..., drop_path_keep_prob: _Optional[float] = ..., drop_path_schedule: _Optional[str] = ..., stem_width_multiplier: _Optional[float] = ..., backbone_width_multiplier: _Optional[float] = ..., backbone_layer_multiplier: _Optional[float] = ..., use_sac_beyond_stride: _Optional[int] = ..., flavor: _Optional[str] = ..., attention_span: _Optional[int] = ..., attention_batch_norm: bool = ..., attention_query_position: bool = ..., attention_key_position: bool = ..., attention_value_position: bool = ..., attention_logits_at_once: _Optional[int] = ..., attention_kernel: _Optional[str] = ...) -> None: ...
 
 class DecoderOptions(_message.Message):
     __slots__ = ("feature_key", "decoder_channels", "decoder_conv_type", "aspp_channels", "atrous_rates", "aspp_use_only_1x1_proj_conv")

@@ -107,7 +107,7 @@ def compile_program(
         planned,
         not error,
         answers.get("code"),
-        answers["flops"],
+        answers["flops"] + program.kernel_flops,
         answers["bytes_accessed"],
         answers["loops"],
         "" if lacks_memory else error,

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from deeplab_axial import keys
 from deeplab_axial.errors import InputError
-from deeplab_axial.layers import target
+from deeplab_axial.layers import axial_kernel, target
 from deeplab_axial.training.trainer import Trainer
 
 
@@ -22,12 +22,14 @@ class Program:
       batch_size: images of the step.
       gradient_bytes: of one set of gradients; between cores, they are summed in a copy at most.
       statistics_bytes: of what synchronised batch normalisation exchanges: two float32 numbers a channel.
+      kernel_flops: floating-point operations of attention's kernels, which XLA does not count.
     """
 
     hlo: bytes
     batch_size: int
     gradient_bytes: int
     statistics_bytes: int
+    kernel_flops: float = 0.0
 
 
 def segmentation_batch(batch_size: int, height: int, width: int) -> dict[str, tf.TensorSpec]:
@@ -52,7 +54,7 @@ def classification_batch(batch_size: int, height: int, width: int) -> dict[str, 
     }
 
 
-def lower(trainer: Trainer, batch: Mapping[str, tf.TensorSpec]) -> Program:
+def lower(trainer: Trainer, batch: Mapping[str, tf.TensorSpec], chip: str = "") -> Program:
     """Traces the step of one replica as for a TPU and turns it into a program of XLA.
 
     Call it where the model was made `with target.assume_accelerator()`, too.
@@ -60,6 +62,7 @@ def lower(trainer: Trainer, batch: Mapping[str, tf.TensorSpec]) -> Program:
     Args:
       trainer: of a strategy with one replica.
       batch: all shapes known.
+      chip: "v5e"; "" for a program that every chip can run.
 
     Raises:
       InputError: TensorFlow cannot turn one of the operations into XLA; names it.
@@ -71,7 +74,8 @@ def lower(trainer: Trainer, batch: Mapping[str, tf.TensorSpec]) -> Program:
 
     compiled = tf.function(tf.autograph.experimental.do_not_convert(step), jit_compile=True, autograph=False)
     try:
-        with target.assume_accelerator():
+        with target.assume_accelerator(chip):
+            kernel_flops = axial_kernel.flops_in(compiled.get_concrete_function(*batch.values()).graph)
             hlo = compiled.experimental_get_compiler_ir(*batch.values())(stage="hlo_serialized")
     except tf.errors.OpError as error:
         raise InputError(f"TensorFlow cannot compile the training step with XLA: {error.message}") from error
@@ -82,4 +86,5 @@ def lower(trainer: Trainer, batch: Mapping[str, tf.TensorSpec]) -> Program:
         batch[keys.IMAGE].shape[0],
         sum(math.prod(v.shape) * 4 for v in variables),
         sum(math.prod(v.shape) * 8 for v in normalised),
+        kernel_flops,
     )

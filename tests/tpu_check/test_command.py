@@ -16,7 +16,7 @@ def _main_with_another_compiler(arguments: list[str], code_gib: float = 0.0) -> 
     from deeplab_axial.cli import main
     from deeplab_axial.tpu_check import plan, process, step
 
-    def build(options, batch_size):
+    def build(options, batch_size, chip):
         return step.Program(b"", batch_size, 0, 0)
 
     def compile_program(program, topology, makes_code=True, timeout=0.0):

