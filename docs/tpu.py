@@ -46,7 +46,8 @@ _INTRODUCTION = """\
 
 The largest batch of one core, the memory (HBM) that the step then needs, and the floating-point operations of one
 image. All of it comes from the compiler of Cloud TPU, not from a TPU: `deeplab-axial tpu_check --plan_only`, see
-[tpu_check](tpu_check.md), with one copy of the gradients for the sum over cores counted, machine code not.
+[tpu_check](tpu_check.md), with one copy of the gradients for the sum over cores counted, machine code not, and
+attention by TensorFlow's operations (`attention_kernel: "XLA"`), which every chip and installation can run.
 
 Each cell reads *images a core: GiB*. Plain cells are the configs as they are, in float32. Cells with a star are for
 where not one image fits that way, with

@@ -146,13 +146,22 @@ class AxialAttention(attention.PositionSensitiveAttention):
         return axial_kernel.attend(layer, qkv, scales, tables)
 
     def _moments_along_width(self, qkv: tf.Tensor) -> Sequence[tf.Tensor]:
-        """Mean and mean square of the logit terms of this batch, [T, N] each."""
+        """Mean and mean square of the logit terms of this batch, [T, N] each, without forming the logits."""
         length = qkv.shape[2]
-        windows = self._windows(length)
-        logits_in_row = self.num_heads * windows.num_blocks * windows.num_queries * windows.num_keys
-        rows_at_once = row_chunks.rows_within(self.logits_at_once or _logits_at_once(), logits_in_row)
-        rows = {"qkv": tf.reshape(qkv, [-1, length, qkv.shape[-1]])}
-        return self._logit_moments(rows, self._spread_tables(windows, qkv.dtype), windows, rows_at_once)
+        rows = tf.reshape(qkv, [-1, length, qkv.shape[-1]])
+        whole = Windows(1, length, length, 0, None)
+        tables = {name: x for name, x in self._spread_tables(whole, qkv.dtype).items() if name != "value"}
+
+        def moments(qkv, *of_tables):
+            factors, _ = self._factors(qkv, dict(zip(tables, of_tables)), whole)
+            if self.span is None or self.span // 2 >= length - 1:
+                return tf.stack(axial_core.moments_from_factors(factors))
+            position = tf.range(length)
+            near = tf.abs(position[None, :] - position[:, None]) <= self.span // 2
+            return axial_core.moments_in_band(factors, tf.cast(near, tf.float32))
+
+        # The backward pass makes the factors again from qkv, which is kept anyway.
+        return tf.unstack(recompute.recompute(moments, rows, *tables.values()))
 
     def _attend_along_width(self, qkv: tf.Tensor, training: bool) -> tf.Tensor:
         """[B, R, L, 2K + V] -> retrieved terms side by side, [B, R, L, V or 2V]."""

@@ -132,3 +132,31 @@ def moments_from_factors(factors: Factors) -> tuple[tf.Tensor, tf.Tensor]:
             gram_table = tf.einsum("lkd,lke->lde", table, table)
             squares.append(tf.einsum("nlde,lde->n", gram_x, gram_table))
     return tf.stack(means) / pairs, tf.stack(squares) / pairs
+
+
+def moments_in_band(factors: Factors, band: tf.Tensor) -> tf.Tensor:
+    """Mean and mean square of each logit term over the pairs of a band, of one block, without forming the logits.
+
+    As `moments_from_factors`, with Gram matrices of the keys that each query sees, a product with the band: matrix
+    units have time for its zeros. The largest tensor has S N L d^2 numbers.
+
+    Args:
+      factors: of one block, the whole axis.
+      band: [L, L], 1 where a query sees a key, else 0; float32.
+
+    Returns:
+      [2, T, N], float32.
+    """
+    q, k = (tf.cast(_heads_first(x)[:, 0], tf.float32) for x in (factors.q, factors.k))  # [S, N, L, d]
+    pairs = tf.cast(tf.shape(q)[0], tf.float32) * tf.reduce_sum(band)
+    means = [tf.einsum("snid,snid->n", q, tf.einsum("ij,snjd->snid", band, k))]
+    gram = tf.einsum("ij,snjde->snide", band, k[..., None] * k[..., None, :])
+    squares = [tf.einsum("snid,snid->n", q, tf.einsum("snide,snie->snid", gram, q))]
+    for x, name, to_pairs in ((q, "query", [0, 1, 2]), (k, "key", [0, 2, 1])):
+        if name in factors.tables:
+            seen = band if name == "query" else tf.transpose(band)
+            table = tf.transpose(tf.cast(factors.tables[name], tf.float32), to_pairs)  # [L, L, d], own position first
+            means.append(tf.einsum("nld,ld->n", tf.reduce_sum(x, 0), tf.einsum("lk,lkd->ld", seen, table)))
+            gram_table = tf.einsum("lkd,lke->lde", table * seen[..., None], table)
+            squares.append(tf.einsum("nlde,lde->n", tf.einsum("snld,snle->nlde", x, x), gram_table))
+    return tf.stack([tf.stack(means), tf.stack(squares)]) / pairs
