@@ -182,10 +182,11 @@ def test_who_may_use_a_model_folder_together(chain, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(chain.root / "model", folder)
     model = (*chain.flags, f"--model_dir={folder}")
-    training = commands.start("train", "--mode=train", *model, _steps(10_000))
+    longer = (*model, _steps(10_000), "--allow_config_change")  # another learning rate, which is poly's
+    training = commands.start("train", "--mode=train", *longer)
     _wait(training, lambda: _newest(folder) > 30)
     try:
-        message = commands.one_message(commands.run("train", "--mode=train_and_eval", *model, _steps(10_000)))
+        message = commands.one_message(commands.run("train", "--mode=train_and_eval", *longer))
         assert f"{folder} is in use by `deeplab-axial train --mode=train`, process {training.pid} on" in message
         result = commands.run("train", "--mode=eval", *model)
         assert result.status == 0, result.err
