@@ -146,7 +146,7 @@ class AxialAttention(attention.PositionSensitiveAttention):
         return axial_kernel.attend(layer, qkv, scales, tables)
 
     def _moments_along_width(self, qkv: tf.Tensor) -> Sequence[tf.Tensor]:
-        """Mean and mean square of the logit terms of this batch, [T, N] each, without forming the logits."""
+        """Mean and mean square of the logit terms of this batch, [T, N] each, in a way that suits an accelerator."""
         length = qkv.shape[2]
         rows = tf.reshape(qkv, [-1, length, qkv.shape[-1]])
         whole = Windows(1, length, length, 0, None)
@@ -158,7 +158,10 @@ class AxialAttention(attention.PositionSensitiveAttention):
                 return tf.stack(axial_core.moments_from_factors(factors))
             position = tf.range(length)
             near = tf.abs(position[None, :] - position[:, None]) <= self.span // 2
-            return axial_core.moments_in_band(factors, tf.cast(near, tf.float32))
+            if length > (self.key_depth // self.num_heads) ** 2:  # a Gram matrix is smaller than a query's logits
+                return axial_core.moments_in_band(factors, tf.cast(near, tf.float32))
+            sums = tf.reduce_sum(axial_core.moments_in_rows(factors, near[None]), axis=0)
+            return sums / (tf.cast(tf.shape(qkv)[0], tf.float32) * tf.reduce_sum(tf.cast(near, tf.float32)))
 
         # The backward pass makes the factors again from qkv, which is kept anyway.
         return tf.unstack(recompute.recompute(moments, rows, *tables.values()))

@@ -23,7 +23,7 @@ _SIGNALS = [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "SIGINT (Ctrl
 
 
 def _wait(running, condition) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300  # on a busy machine a command takes a minute to start
     while not condition():
         assert running.is_alive, running.finish().err[-3000:]
         assert time.monotonic() < deadline
@@ -112,16 +112,22 @@ def test_convert(many_scenes, tmp_path):
     assert commands.run(*_convert(many_scenes, tmp_path / "undisturbed")).status == 0
     expected = _tree(tmp_path / "undisturbed")
     disturbed, moments = tmp_path / "disturbed", random.Random(1)
+
+    def partial() -> list[pathlib.Path]:
+        return list(disturbed.glob("*.tfrecord.partial"))
+
     for finished in (0, 1, 3):
         running = commands.start(*_convert(many_scenes, disturbed))
-        _wait(running, lambda count=finished: len(list(disturbed.glob("*.tfrecord.partial"))) > 0)
+        _wait(running, lambda: not partial())  # what the one before has left
+        _wait(running, partial)
         _wait(running, lambda count=finished: len(list(disturbed.glob("*.tfrecord"))) >= count)
         time.sleep(moments.uniform(0, 0.05))
         _killed(running)
     assert (disturbed / ".convert.lock").exists()
     for signals in _SIGNALS:
         running = commands.start(*_convert(many_scenes, disturbed))
-        _wait(running, lambda: list(disturbed.glob("*.tfrecord.partial")))
+        _wait(running, lambda: not partial())
+        _wait(running, partial)
         _stopped(running, *signals, "convert")
         assert _leftovers(disturbed) == []
     result = commands.run(*_convert(many_scenes, disturbed))

@@ -83,6 +83,7 @@ def _compare(shape, axis, training=True, tolerance=2e-6, dtype="float32", key_de
         pytest.param((1, 67, 9, 6), "width", {}, marks=pytest.mark.slow),  # rows for full lanes, and some left over
         pytest.param((2, 17, 64, 6), "height", {}, marks=pytest.mark.slow),  # full lanes alone
         pytest.param((1, 3, 70, 6), "width", {"span": 17}, marks=pytest.mark.slow),
+        pytest.param((1, 3, 12, 6), "width", {"span": 5}, marks=pytest.mark.slow),  # fewer keys than d^2
         pytest.param((1, 3, 9, 6), "width", {"query_position": False}, marks=pytest.mark.slow),
         pytest.param((1, 3, 9, 6), "width", {"key_position": False}, marks=pytest.mark.slow),
         pytest.param((1, 3, 9, 6), "width", {"value_position": False}, marks=pytest.mark.slow),

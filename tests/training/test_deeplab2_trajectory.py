@@ -42,8 +42,8 @@ def test_a_trajectory(optimizer):
     batch = {KEYS[key]: tf.constant(value) for key, value in arrays.items()}
     history = trainer.train(iter(tf.data.Dataset.from_tensors(batch).repeat()), STEPS + 1)
 
-    # Rounding depends on the processor, and each update multiplies it: by ten with SGD's large steps. Nesterov's momentum
-    # or another decay would be off by 7 % or more from the second update on.
+    # Rounding depends on the processor, and each update multiplies it, by ten with SGD's large steps. Nesterov's
+    # momentum or another decay would be off by 7 % or more from the second update on.
     exact = 4 if optimizer == "sgd" else STEPS
     for theirs, ours in TERMS.items():
         np.testing.assert_allclose(history[ours][:exact], recorded[theirs][:exact], rtol=2e-6, err_msg=theirs)
