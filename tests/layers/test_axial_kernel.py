@@ -97,7 +97,7 @@ def _compare(shape, axis, training=True, tolerance=2e-6, dtype="float32", key_de
         pytest.param((1, 3, 9, 6), "width", {"training": False}, marks=pytest.mark.slow),
         pytest.param((1, 3, 9, 6), "width", {"key_depth": 6, "value_depth": 10}, marks=pytest.mark.slow),
         pytest.param((1, 3, 9, 6), "width", {"key_depth": 32, "value_depth": 48}, marks=pytest.mark.slow),
-        pytest.param((1, 2, 300, 6), "width", {}, marks=pytest.mark.slow),  # longer than the tables tell apart
+        pytest.param((1, 1, 260, 6), "width", {}, marks=pytest.mark.slow),  # longer than the tables tell apart
         pytest.param((1, 1, 1, 6), "width", {"training": False}, marks=pytest.mark.slow),
     ],
 )
@@ -114,9 +114,9 @@ def test_bfloat16():
 
 @needs_jax
 @pytest.mark.slow
-@hypothesis.settings(max_examples=12, deadline=None)
+@hypothesis.settings(max_examples=8, deadline=None)
 @hypothesis.given(
-    length=st.integers(2, 300), rows=st.integers(1, 3), span=st.sampled_from([None, 3, 9, 65]), training=st.booleans()
+    length=st.integers(2, 96), rows=st.integers(1, 3), span=st.sampled_from([None, 3, 9, 65]), training=st.booleans()
 )
 def test_any_length(length, rows, span, training):
     _compare((1, rows, length, 4), "width", training=training, span=span, tolerance=1e-5)
