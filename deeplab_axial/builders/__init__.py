@@ -29,6 +29,7 @@ from deeplab_axial.builders.model import (
     build_backbone,
     build_model,
     build_symbolic_model,
+    portable,
 )
 from deeplab_axial.builders.step_program import build_step_program
 from deeplab_axial.builders.strategy import build_strategy, check_tpu
@@ -73,5 +74,6 @@ __all__ = [
     "load_label_space",
     "open_records",
     "open_source",
+    "portable",
     "set_precision_and_seed",
 ]

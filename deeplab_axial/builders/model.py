@@ -33,6 +33,15 @@ def _keras_defaults() -> Iterator[None]:
 
 
 @_keras_defaults()
+def portable(options: config_pb2.ExperimentOptions) -> config_pb2.ExperimentOptions:
+    """The config, its attention of operations that every device has, unless it asks for the kernel of TPUs."""
+    changed = config_pb2.ExperimentOptions()
+    changed.CopyFrom(options)
+    if options.model_options.backbone.attention_kernel == "AUTO":  # on a TPU's machine it might be the kernel
+        changed.model_options.backbone.attention_kernel = "XLA"
+    return changed
+
+
 def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) -> PanopticDeepLab | Classifier:
     """The network of a config, its weights made: a `Classifier` if it has model_options.classification.
 

@@ -115,7 +115,7 @@ def _variant() -> export.Variant:
 def _restored(options, space) -> tuple:
     """The predictor of the checkpoint, and its step."""
     builders.set_precision_and_seed(options.trainer_options)
-    model = builders.build_model(options)
+    model = builders.build_model(builders.portable(options))
     step = experiment.restore_for_inference(model, FLAGS.model_dir, FLAGS.checkpoint)
     return builders.build_predictor(options, model, space, FLAGS.padding), step
 

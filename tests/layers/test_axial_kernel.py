@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
+from deeplab_axial import builders
 from deeplab_axial.kernels import plan
 from deeplab_axial.layers import axial_attention, axial_kernel, target
+from deeplab_axial.protos import config_pb2
 
 MIB = 2**20
 
@@ -216,3 +218,11 @@ def test_its_operations_are_counted():
         graph = tf.function(lambda x: layer(layer(x)[..., :6]), autograph=False).get_concrete_function(x).graph
     # Two operations x (rows x heads x pairs x (three terms of logits, two retrieved ones)) x two layers.
     assert axial_kernel.flops_in(graph) == 2 * (3 * 2 * 16 * 16 * (3 * 4 + 2 * 8)) * 2
+
+
+@pytest.mark.parametrize(("asked", "exported"), [("AUTO", "XLA"), ("XLA", "XLA"), ("PALLAS", "PALLAS")])
+def test_exports_run_everywhere_unless_asked_otherwise(asked, exported):
+    options = config_pb2.ExperimentOptions()
+    options.model_options.backbone.attention_kernel = asked
+    assert builders.portable(options).model_options.backbone.attention_kernel == exported
+    assert options.model_options.backbone.attention_kernel == asked
