@@ -25,6 +25,7 @@ HARMLESS = (
     "model_options.restore_semantic_last_layer_from_initial_checkpoint=false",
     "model_options.restore_instance_last_layer_from_initial_checkpoint=false",
     "model_options.backbone.attention_logits_at_once=1000",
+    "model_options.backbone.attention_kernel=XLA",
     "trainer_options.num_checkpoints_to_keep=9",
     "trainer_options.save_checkpoints_steps=9",
     "trainer_options.save_summaries_steps=9",
