@@ -42,7 +42,7 @@ setup(
         "dev": [*TEST, *VIDEO, *JAX, "ruff>=0.15,<0.18"],
         # Builds attention's kernel while a graph is traced for a TPU.
         "tpu": JAX,
-        # Compiles for a TPU without one. JAX promises nothing about parts of what it uses; not in "dev", for its size.
+        # Compiles for a TPU without one, by parts of JAX that it promises nothing about. libtpu is too large for "dev".
         "tpu-check": [*JAX, LIBTPU],
         # tensorflow-addons reached its end of life in 2024 and needs TensorFlow < 2.16 and Python < 3.12.
         "addons": ["tensorflow-addons==0.23.0", "tensorflow==2.15.1", "tf-keras==2.15.1"],

@@ -80,17 +80,16 @@ class Plan:
 
         return jnp.clip(first, 0, self.size - self.window)
 
-    def vmem_bytes(self, backward: bool, itemsize: int) -> int:
-        """What a kernel takes of VMEM: its scratch, and two copies of each block of inputs and outputs."""
+    def vmem_bytes(self, itemsize: int) -> int:
+        """What the backward kernel, the larger, takes: scratch, and two copies of all that it reads or writes."""
         d, e = self.key_depth, self.value_depth
-        padded = [round_up(x, SUBLANES) for x in (d, e)]
-        row = 4 * LANES
-        logits = self.num_queries * self.window + (2 * self.window if backward else 0)
-        accumulators = (d + e) * self.size * (2 if backward else 1) + (self.length * padded[0] if backward else 0)
-        queries = self.num_queries * (padded[0] * (2 if backward else 1) + 2 * padded[1] + 1)
-        keys = self.length * sum(padded) * (2 if backward else 1)
-        tables = 3 * self.table_rows * (2 if backward else 1)
-        return row * (logits + accumulators + tables * 2) + 2 * LANES * itemsize * (queries + keys)
+        padded_d, padded_e = (round_up(x, SUBLANES) for x in (d, e))
+        logits = (self.num_queries + 2) * self.window
+        accumulators = 2 * (d + e) * self.size + self.length * padded_d
+        queries = self.num_queries * (2 * padded_d + 2 * padded_e + 1)
+        keys = 2 * self.length * (padded_d + padded_e)
+        tables = 2 * 3 * self.table_rows
+        return 4 * LANES * (logits + accumulators + 2 * tables) + 2 * LANES * itemsize * (queries + keys)
 
 
 def make(
@@ -126,11 +125,11 @@ def make(
         num_queries = round_up(-(-length // num_blocks), SUBLANES)
         window = size if half is None else min(size, num_queries + 2 * round_up(half, SUBLANES))
         plan = Plan(length, key_depth, value_depth, half, num_blocks, num_queries, window, *terms)
-        if plan.vmem_bytes(True, itemsize) <= vmem_bytes:
+        if plan.vmem_bytes(itemsize) <= vmem_bytes:
             return plan
         if num_queries == SUBLANES:
             raise ValueError(
-                f"{plan.vmem_bytes(True, itemsize) / 2**20:.1f} MiB of VMEM are needed for an axis of {length} with "
+                f"{plan.vmem_bytes(itemsize) / 2**20:.1f} MiB of VMEM are needed for an axis of {length} with "
                 f"depths of {key_depth} and {value_depth} a head, and a core has {vmem_bytes / 2**20:.1f}"
             )
         num_queries = round_up(-(-length // (num_blocks + 1)), SUBLANES)

@@ -144,7 +144,7 @@ def test_a_plan_covers_every_pair_and_fits(length, span, vmem):
         assert vmem == 16
         assert length >= 257  # not even eight queries fit
         return
-    assert cut.vmem_bytes(True, 2) <= vmem * MIB
+    assert cut.vmem_bytes(2) <= vmem * MIB
     assert cut.num_blocks * cut.num_queries >= length > (cut.num_blocks - 1) * cut.num_queries
     half = length if span is None else span // 2
     for block in range(cut.num_blocks):
