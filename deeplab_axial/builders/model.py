@@ -32,7 +32,6 @@ def _keras_defaults() -> Iterator[None]:
         backend.set_floatx(before[1])
 
 
-@_keras_defaults()
 def portable(options: config_pb2.ExperimentOptions) -> config_pb2.ExperimentOptions:
     """The config, its attention of operations that every device has, unless it asks for the kernel of TPUs."""
     changed = config_pb2.ExperimentOptions()
@@ -42,6 +41,7 @@ def portable(options: config_pb2.ExperimentOptions) -> config_pb2.ExperimentOpti
     return changed
 
 
+@_keras_defaults()
 def build_model(options: config_pb2.ExperimentOptions, num_replicas: int = 1) -> PanopticDeepLab | Classifier:
     """The network of a config, its weights made: a `Classifier` if it has model_options.classification.
 
