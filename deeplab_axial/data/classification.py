@@ -108,6 +108,7 @@ def training_dataset(
     _check_source(source, needs_labels=True)
     height, width = crop_size
 
+    @tf.autograph.experimental.do_not_convert
     def example(index, serialized):
         seeds = tf.random.experimental.stateless_split(tf.stack([tf.cast(options.seed, tf.int64), index]), 3)
         features = records.parse_example(serialized)
@@ -164,6 +165,7 @@ def evaluation_dataset(
     """
     _check_source(source, needs_labels=False)
 
+    @tf.autograph.experimental.do_not_convert
     def example(is_real, serialized):
         features = records.parse_example(serialized)
         return {

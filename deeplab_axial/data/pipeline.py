@@ -121,6 +121,7 @@ def training_dataset(
     label_space = source.info.label_space
     seed = augment_options.seed
 
+    @tf.autograph.experimental.do_not_convert
     def example(index, serialized, other=None):
         own_seed = tf.stack([tf.cast(seed, tf.int64), index])
         seeds = tf.random.experimental.stateless_split(own_seed, 4)
@@ -241,6 +242,7 @@ def evaluation_dataset(
     """
     height, width = image_options.crop_size
 
+    @tf.autograph.experimental.do_not_convert
     def example(is_real, serialized):
         features = records.parse_example(serialized)
         image = sampling.decode_image(features[records.ENCODED])

@@ -46,6 +46,7 @@ def shuffled_records(
     if by_epochs:
         first, first_epoch, epoch_step = first_epoch * count, first_epoch + pipeline_index, num_pipelines
 
+    @tf.autograph.experimental.do_not_convert
     def epoch_records(epoch):
         paths = tf.random.experimental.stateless_shuffle(tf.constant(source.files), [seed, epoch])
         # Files of this machine are read by one thread: with more, the allocator's arenas take several times the memory
