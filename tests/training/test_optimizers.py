@@ -107,17 +107,16 @@ def test_radam_with_other_options_equals_numpy():
 def test_radam_stays_exact_for_long_runs():
     optimizer = RAdam()
     for step in (1, 2, 5, 6, 7, 100, 10_000, 1_000_000):
-        scale, root_scale, offset = optimizer._step_coefficients(tf.constant(step, tf.int64)).numpy()
+        scale, offset, zero = optimizer._step_coefficients(tf.constant(step, tf.int64)).numpy()
         powers = 1 - 0.9**step, 1 - 0.999**step
+        assert zero == 0
         if step <= 5:
-            assert (root_scale, offset) == (0, 1)
-            assert scale == pytest.approx(1 / powers[0], rel=1e-6)
+            assert np.float32(0.125) * scale / (np.float32(1e6) + offset) == pytest.approx(0.125 / powers[0], rel=1e-6)
             continue
         length = 1999 - 2 * step * 0.999**step / powers[1]
         r = np.sqrt((length - 4) * (length - 2) * 1999 / (1995 * 1997 * length))
-        assert scale == pytest.approx(r / powers[0], rel=1e-4)
-        assert root_scale == pytest.approx(powers[1] ** -0.5, rel=1e-6)
-        assert offset == pytest.approx(1e-7)
+        assert scale == pytest.approx(r * powers[1] ** 0.5 / powers[0], rel=1e-4)
+        assert offset == pytest.approx(1e-7 * powers[1] ** 0.5, rel=1e-6)
 
 
 def test_first_rectified_step():
