@@ -168,9 +168,7 @@ class AxialAttention(attention.PositionSensitiveAttention):
 
     def _attend_along_width(self, qkv: tf.Tensor, training: bool) -> tf.Tensor:
         """[B, R, L, 2K + V] -> retrieved terms side by side, [B, R, L, V or 2V]."""
-        batch, num_rows, length = (
-            s if s is not None else t for s, t in zip(qkv.shape[:3], tf.unstack(tf.shape(qkv)[:3]))
-        )
+        batch, num_rows, length = (s if s is not None else tf.shape(qkv)[i] for i, s in enumerate(qkv.shape[:3]))
         windows = self._windows(length)
         rows = {"qkv": tf.reshape(qkv, [-1, length, qkv.shape[-1]])}  # S = B R of them
         channels = self.value_depth * (1 if self.value_table is None else 2)
@@ -197,7 +195,8 @@ class AxialAttention(attention.PositionSensitiveAttention):
         )
         # [S, G, Q, 1 or 2, N, e] -> [B, R, G Q, 1 or 2 times V], the padding of the last block cut off.
         positions = windows.num_blocks * windows.num_queries
-        return tf.reshape(retrieved, [batch, num_rows, positions, channels])[:, :, :length]
+        retrieved = tf.reshape(retrieved, [batch, num_rows, positions, channels])
+        return retrieved if windows.num_blocks == 1 else retrieved[:, :, :length]
 
     def _attend_in_blocks(self, qkv: tf.Tensor, length: int | tf.Tensor, queries_at_once: int | tf.Tensor) -> tf.Tensor:
         """Inference along a long axis: some queries of every row at a time, each against the whole axis.
@@ -258,7 +257,13 @@ class AxialAttention(attention.PositionSensitiveAttention):
 
     def _spread_tables(self, windows: Windows, dtype: tf.DType) -> dict[str, tf.Tensor]:
         """ "query" [Q, K, d], "key" [K, d, Q] and "value" [Q, K, e], where they take part."""
-        tables = {name: tf.cast(self._pairs(table, windows), dtype) for name, table in self._tables()}
+        tables = dict(self._tables())
+        if not tables:
+            return {}
+        # Side by side, one spreading does for all.
+        pairs = tf.cast(self._pairs(tf.concat(list(tables.values()), axis=-1), windows), dtype)
+        pairs = tf.split(pairs, [table.shape[-1] for table in tables.values()], axis=-1)
+        tables = dict(zip(tables, pairs))
         if "key" in tables:
             tables["key"] = tf.transpose(tables["key"], [1, 2, 0])
         return tables
@@ -316,9 +321,8 @@ class AxialAttention(attention.PositionSensitiveAttention):
         mask = (tf.abs(key - query) <= half) & (key >= 0) & (key < length) & (query < length)
         return Windows(num_blocks, size, num_keys, flange, mask)
 
-    def _pairs(self, table: tf.Variable, windows: Windows) -> tf.Tensor:
+    def _pairs(self, table: tf.Tensor, windows: Windows) -> tf.Tensor:
         """The table spread over the pairs of a block: [Q, K, D]."""
-        table = tf.convert_to_tensor(table)
         if windows.flange == 0:
             rows = relative_position.clipped_rows(table, windows.num_queries)
         else:
@@ -333,14 +337,14 @@ class AxialAttention(attention.PositionSensitiveAttention):
 def _query_blocks(x: tf.Tensor, windows: Windows) -> tf.Tensor:
     """[S, L, D] -> [S, G, Q, D], zeros behind the end."""
     if windows.flange == 0:
-        return x[:, None]
+        return tf.expand_dims(x, 1)
     return _cut(x, 0, windows.num_blocks, windows.num_queries)
 
 
 def _key_blocks(x: tf.Tensor, windows: Windows) -> tf.Tensor:
     """[S, L, D] -> [S, G, K, D]: each block with its neighbours, zeros outside."""
     if windows.flange == 0:
-        return x[:, None]
+        return tf.expand_dims(x, 1)
     blocks, flange = windows.num_blocks, windows.flange
     x = _cut(x, flange, blocks + 2 * flange, windows.num_queries)
     return tf.concat([x[:, i : i + blocks] for i in range(2 * flange + 1)], axis=2)

@@ -66,7 +66,7 @@ def logit_terms(factors: Factors, scales: Sequence[tf.Tensor] | None = None) -> 
 
     def scaled(x):
         # Queries and keys are smaller than the logits.
-        return x * scales.pop(0)[:, None] if scales else x
+        return x * tf.expand_dims(scales.pop(0), -1) if scales else x
 
     terms = [_products(_heads_first(scaled(q)), _heads_first(k), transpose_b=True)]
     if "query" in tables:
@@ -99,6 +99,11 @@ def _heads_first(x: tf.Tensor) -> tf.Tensor:
     return tf.transpose(x, [0, 1, 3, 2, 4])
 
 
+def _single_block(x: tf.Tensor) -> tf.Tensor:
+    """[S, 1, L, N, d] -> [S, N, L, d]."""
+    return tf.transpose(tf.squeeze(x, 1), [0, 2, 1, 3])
+
+
 def moments_in_rows(factors: Factors, mask: tf.Tensor) -> tf.Tensor:
     """Sums of each logit term and of its square over the pairs that the mask allows: [S, 2, T, N], float32."""
     allowed = tf.cast(mask, tf.float32)[:, None]
@@ -116,17 +121,16 @@ def moments_from_factors(factors: Factors) -> tuple[tf.Tensor, tf.Tensor]:
     Returns:
       [T, N] and [T, N], float32.
     """
-    q, k = (tf.cast(_heads_first(x)[:, 0], tf.float32) for x in (factors.q, factors.k))  # [S, N, L, d]
-    tables = factors.tables
-    shape = tf.shape(q)
-    pairs = tf.cast(shape[0], tf.float32) * tf.square(tf.cast(shape[2], tf.float32))
+    q, k = (tf.cast(_single_block(x), tf.float32) for x in (factors.q, factors.k))  # [S, N, L, d]
+    rows, length = (tf.cast(q.shape[i] or tf.shape(q)[i], tf.float32) for i in (0, 2))
+    pairs = rows * length * length
     means = [tf.einsum("snd,snd->n", tf.reduce_sum(q, 2), tf.reduce_sum(k, 2))]
     # Einsums: oneDNN's products of a matrix with itself, transposed, corrupt memory in TensorFlow 2.21.
     gram_q, gram_k = tf.einsum("snld,snle->snde", q, q), tf.einsum("snld,snle->snde", k, k)
     squares = [tf.einsum("snde,snde->n", gram_q, gram_k)]
     for x, name, to_pairs in ((q, "query", [0, 1, 2]), (k, "key", [0, 2, 1])):
-        if name in tables:
-            table = tf.transpose(tf.cast(tables[name], tf.float32), to_pairs)  # [L, L, d], own position first
+        if name in factors.tables:
+            table = tf.transpose(tf.cast(factors.tables[name], tf.float32), to_pairs)  # [L, L, d], own position first
             means.append(tf.einsum("nld,ld->n", tf.reduce_sum(x, 0), tf.reduce_sum(table, 1)))
             gram_x = tf.einsum("snld,snle->nlde", x, x)
             gram_table = tf.einsum("lkd,lke->lde", table, table)
@@ -147,7 +151,7 @@ def moments_in_band(factors: Factors, band: tf.Tensor) -> tf.Tensor:
     Returns:
       [2, T, N], float32.
     """
-    q, k = (tf.cast(_heads_first(x)[:, 0], tf.float32) for x in (factors.q, factors.k))  # [S, N, L, d]
+    q, k = (tf.cast(_single_block(x), tf.float32) for x in (factors.q, factors.k))  # [S, N, L, d]
     pairs = tf.cast(tf.shape(q)[0], tf.float32) * tf.reduce_sum(band)
     means = [tf.einsum("snid,snid->n", q, tf.einsum("ij,snjd->snid", band, k))]
     gram = tf.einsum("ij,snjde->snide", band, k[..., None] * k[..., None, :])

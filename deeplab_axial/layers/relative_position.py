@@ -22,8 +22,7 @@ def toeplitz(rows: tf.Tensor, num_queries: int | tf.Tensor, num_keys: int | tf.T
     depth = rows.shape[-1]
     period = num_queries + num_keys
     # Each query reads the rows one step further left. Reading a sequence of period P in lines of P - 1 does that.
-    padded = tf.concat([rows, tf.zeros_like(rows[:1])], axis=0)  # [P, D]
-    flat = tf.reshape(tf.tile(padded[None], [num_queries, 1, 1]), [-1, depth])  # [Q * P, D]
+    flat = tf.tile(tf.pad(rows, [[0, 1], [0, 0]]), [num_queries, 1])  # [Q * P, D]
     lines = tf.reshape(flat[: num_queries * (period - 1)], [num_queries, period - 1, depth])
     return lines[:, num_queries - 1 :]  # [Q, K, D]
 
