@@ -196,7 +196,7 @@ class AxialAttention(attention.PositionSensitiveAttention):
         # [S, G, Q, 1 or 2, N, e] -> [B, R, G Q, 1 or 2 times V], the padding of the last block cut off.
         positions = windows.num_blocks * windows.num_queries
         retrieved = tf.reshape(retrieved, [batch, num_rows, positions, channels])
-        return retrieved if windows.num_blocks == 1 else retrieved[:, :, :length]
+        return retrieved if windows.flange == 0 else retrieved[:, :, :length]
 
     def _attend_in_blocks(self, qkv: tf.Tensor, length: int | tf.Tensor, queries_at_once: int | tf.Tensor) -> tf.Tensor:
         """Inference along a long axis: some queries of every row at a time, each against the whole axis.
