@@ -20,9 +20,9 @@ import tensorflow as tf
 from absl import app, flags
 
 from deeplab_axial import builders, config, keys
+from deeplab_axial.choices import EVALUATION, MINIMAL
 from deeplab_axial.data import pipeline, records
 from deeplab_axial.export import check
-from deeplab_axial.inference import EVALUATION, MINIMAL
 from deeplab_axial.metrics.panoptic_quality import PanopticQuality
 from deeplab_axial.training import averaging, checkpoints
 

@@ -8,12 +8,12 @@ import tf_keras
 
 from deeplab_axial import builders, config, export, files, keys
 from deeplab_axial.backbones import presets
+from deeplab_axial.choices import EVALUATION
 from deeplab_axial.data import record_paths
 from deeplab_axial.data.dataset_info import DATASET_FILE, DatasetInfo
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
-from deeplab_axial.inference import EVALUATION
 from deeplab_axial.predict import PanopticModel
 from deeplab_axial.protos import config_pb2
 from deeplab_axial.training import averaging, checkpoints, label_space_file

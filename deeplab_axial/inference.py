@@ -5,6 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab_axial import keys
+from deeplab_axial.choices import EVALUATION, PADDINGS
 from deeplab_axial.data import transforms
 from deeplab_axial.data.pipeline import ImageOptions
 from deeplab_axial.layers import resize
@@ -17,8 +18,6 @@ _HEADS = (keys.CENTER_HEATMAP, keys.OFFSET_MAP)
 
 # How images are padded: as their evaluation does it, to the crop size, or to the next output_stride * k + 1 alone. What
 # the network says of an image depends on it, as attention and pooling see the padding.
-EVALUATION, MINIMAL = "evaluation", "minimal"
-PADDINGS = (EVALUATION, MINIMAL)
 
 
 class Predictor:

@@ -84,6 +84,7 @@ def test_the_commands_exist():
 
 def _parse(name: str, lines: Sequence[Sequence[str]], pipe) -> None:
     """Parses command lines of one command as it would, and sends what it says of each, None if nothing."""
+    importlib.import_module(f"deeplab_axial.cli.options.{name}")
     module = importlib.import_module(main.COMMANDS[name][0])
     told = []
     for words in lines:

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 from deeplab_axial import keys
+from deeplab_axial.choices import EVALUATION, MINIMAL
 from deeplab_axial.data.pipeline import ImageOptions
-from deeplab_axial.inference import EVALUATION, MINIMAL, Predictor
+from deeplab_axial.inference import Predictor
 from deeplab_axial.models.decoder import Decoder
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab, upsample
 from deeplab_axial.postprocessing.multi_scale import PLAIN, MultiScale

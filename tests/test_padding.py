@@ -10,11 +10,12 @@ import tensorflow as tf
 
 import deeplab_axial
 from deeplab_axial import builders, export, keys
+from deeplab_axial.choices import EVALUATION, MINIMAL
 from deeplab_axial.data import pipeline, records, tfrecord_files
 from deeplab_axial.data.label_space import LabelClass, LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.export import metadata, writer
-from deeplab_axial.inference import EVALUATION, MINIMAL, Predictor
+from deeplab_axial.inference import Predictor
 from deeplab_axial.postprocessing.multi_scale import PLAIN
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor
 from deeplab_axial.protos import config_pb2

@@ -2,30 +2,17 @@
 """ResNets whose blocks are convolutional or attend (Axial-DeepLab, ECCV 2020, sections 3.3 and 3.4)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
+from deeplab_axial.backbones.presets import AttentionWidths
 from deeplab_axial.layers import drop_path, recompute, residual_block, stems
 
 # Total stride at the input and at the output of each stage in a classification network, whatever the output stride.
 STAGE_STRIDES = {2: (2, 4), 3: (4, 8), 4: (8, 16), 5: (16, 32)}
 BLOCK_KINDS = ("bottleneck", "wide")
-
-
-class AttentionWidths(NamedTuple):
-    """Widths of a block with attention over its number of filters.
-
-    Attributes:
-      bottleneck: of the first 1x1 convolution.
-      key: of queries and of keys, all heads together.
-      value: of values, all heads together.
-    """
-
-    bottleneck: int = 2
-    key: int = 1
-    value: int = 2
 
 
 @tf_keras.utils.register_keras_serializable("deeplab_axial")

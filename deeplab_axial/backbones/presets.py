@@ -19,13 +19,25 @@ Parameters and multiply-adds beside the paper's: docs/multiply_adds.md.
 
 from typing import Any, NamedTuple
 
-from deeplab_axial.backbones.axial_resnet import AttentionWidths
-
 FLAVORS = ("paper", "deeplab2")
 WIDTHS = {"s": 0.5, "m": 0.75, "l": 1.0, "xl": 2.0}
 RESNET50_BLOCKS = (3, 4, 6, 3)
 WIDE_RESNET41_BLOCKS = (3, 6, 3, 3)
 STAGE1_BLOCKS = 3
+
+
+class AttentionWidths(NamedTuple):
+    """Widths of a block with attention over its number of filters.
+
+    Attributes:
+      bottleneck: of the first 1x1 convolution.
+      key: of queries and of keys, all heads together.
+      value: of values, all heads together.
+    """
+
+    bottleneck: int = 2
+    key: int = 1
+    value: int = 2
 
 
 class _Family(NamedTuple):

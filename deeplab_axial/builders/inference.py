@@ -2,8 +2,9 @@
 """Post-processing and predictors from configs."""
 
 from deeplab_axial.builders.data import build_evaluation_image_options
+from deeplab_axial.choices import EVALUATION
 from deeplab_axial.data.label_space import LabelSpace
-from deeplab_axial.inference import EVALUATION, Predictor
+from deeplab_axial.inference import Predictor
 from deeplab_axial.models.panoptic_deeplab import PanopticDeepLab
 from deeplab_axial.postprocessing.multi_scale import MultiScale
 from deeplab_axial.postprocessing.panoptic_deeplab import PostProcessor

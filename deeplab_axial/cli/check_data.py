@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the records of a config and reports what is wrong with them, before anything is trained.
-
-  deeplab-axial check_data --config_file=CONFIG [--split=train] [--limit=1000]
-
-Prints one line for each fault (what, in which file and record, what to do), then figures: sizes, crop, classes,
-instances. The exit status is 1 if there is an error, 0 if there are warnings at most.
-"""
+"""The command `check_data`: what it does. Its flags are in `options`."""
 
 import functools
 from collections.abc import Sequence
@@ -13,7 +7,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from deeplab_axial import builders
-from deeplab_axial.cli import experiment
+from deeplab_axial.cli.options.experiment import load_config
 from deeplab_axial.config_placeholders import PLACEHOLDER
 from deeplab_axial.data import check_report, checks, coverage, dataset_info
 from deeplab_axial.data.source import Source
@@ -21,18 +15,11 @@ from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
 
 FLAGS = flags.FLAGS
-SPLITS = ("train", "eval")
-
-flags.DEFINE_enum("split", None, SPLITS, "Which records; by default all that the config names.")
-flags.DEFINE_integer("limit", 0, "Most records of a split to read, spread over its files; 0 for all.", lower_bound=0)
-flags.declare_key_flag("config_file")
-flags.declare_key_flag("set")
-flags.declare_key_flag("placeholder")
 
 
 def main() -> None:
     """Checks."""
-    options = experiment.load_config()
+    options = load_config()
     errors: dict[str, int] = {}
     others: list[Source] = []
     for split in [FLAGS.split] if FLAGS.split else _named_splits(options):
@@ -48,7 +35,7 @@ def main() -> None:
 def _named_splits(options: config_pb2.ExperimentOptions) -> list[str]:
     """The splits whose files the config names."""
     splits = []
-    for split in SPLITS:
+    for split in ("train", "eval"):
         patterns = getattr(options, f"{split}_dataset_options").file_pattern
         if patterns and not any(map(PLACEHOLDER.search, patterns)):
             splits.append(split)

@@ -20,13 +20,6 @@ STEPS = "trainer_options.solver_options.training_number_of_steps"
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_bool(
-    "allow_config_change",
-    False,
-    "Go on with a run although fields of its config have changed that bear on what is learnt. The files of "
-    "train_dataset_options.file_pattern are among them, also when they have only moved.",
-)
-
 
 def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
     """Compares the config with the one in the model's folder, if there is a checkpoint to go on from.

@@ -1,27 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints the model of a config: its parts, parameters and multiply-adds, beside what is published.
-
-deeplab-axial describe --config_file=CONFIG [--input_size=HEIGHT,WIDTH]
-"""
+"""The command `describe`: what it does. Its flags are in `options`."""
 
 import tensorflow as tf
 from absl import flags
 
 from deeplab_axial import builders, describe
-from deeplab_axial.cli import experiment
+from deeplab_axial.cli.options.experiment import load_config
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_list(
-    "input_size",
-    None,
-    "Height and width of the image in pixels; that of the published figures, or the evaluation crop, by default.",
-)
-flags.declare_key_flag("config_file")
-flags.declare_key_flag("set")
-flags.declare_key_flag("placeholder")
 
 # Field of PublishedFigures -> its name for people.
 _METRICS = {
@@ -36,7 +25,7 @@ _METRICS = {
 
 def main() -> None:
     """Describes."""
-    options = experiment.load_config()
+    options = load_config()
     height, width = _input_size(options)
     backbone = options.model_options.backbone
     variants = builders.build_multi_scale(options.evaluator_options)

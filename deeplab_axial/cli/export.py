@@ -1,14 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a checkpoint as SavedModel, or its network as LiteRT model.
-
-  deeplab-axial export --config_file=CONFIG --model_dir=FOLDER --output_dir=SAVED_MODEL
-
-The SavedModel takes uint8 RGB images [B, H, W, 3] of any size, or JPEG and PNG files, and returns the panoptic,
-semantic and instance maps [B, H, W], the centres [B, K, 2] (y, x) and scores. Images are resized and padded as their
-evaluation does it, so that a prediction is what evaluation measures; --padding=minimal computes at the smallest size.
-It is compared with evaluation on images of the evaluation data, and reloaded and compared once more in a fresh process,
-before its folder appears.
-"""
+"""The command `export`: what it does. Its flags are in `options`."""
 
 import os
 import re
@@ -17,38 +8,16 @@ import numpy as np
 from absl import flags
 
 from deeplab_axial import __version__, builders, config, export, keys, locks
+from deeplab_axial.choices import MINIMAL, PRECISIONS
 from deeplab_axial.cli import config_differences, experiment, folders
+from deeplab_axial.cli.options.experiment import load_segmentation_config
 from deeplab_axial.data import diagnosis
 from deeplab_axial.errors import InputError
-from deeplab_axial.inference import EVALUATION, MINIMAL, PADDINGS, Predictor
+from deeplab_axial.inference import Predictor
 from deeplab_axial.protos import config_pb2
 
 FLAGS = flags.FLAGS
 NUM_SAMPLES = 4
-_PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-
-flags.DEFINE_string("model_dir", None, "Folder of the checkpoints.", required=True)
-flags.DEFINE_string("checkpoint", None, "A checkpoint's prefix; the newest of --model_dir by default.")
-flags.DEFINE_string("output_dir", None, "Folder for the export; must be empty or absent.", required=True)
-flags.DEFINE_integer(
-    "version", None, "Writes OUTPUT_DIR/VERSION, as TensorFlow Serving expects it; other versions stay.", lower_bound=0
-)
-flags.DEFINE_enum("format", "saved_model", ["saved_model", "tflite"], "tflite: a LiteRT model of the network alone.")
-flags.DEFINE_string("input_size", None, "HEIGHT,WIDTH of the only images that the export takes; any by default.")
-flags.DEFINE_enum(
-    "padding",
-    EVALUATION,
-    PADDINGS,
-    "evaluation: pads images to the crop size; minimal: to the next size that fits.",
-)
-flags.DEFINE_bool("xla", False, "Whether XLA compiles the export; needs --input_size.")
-flags.DEFINE_enum("precision", None, list(_PRECISIONS), "In which layers compute; as the config says by default.")
-flags.DEFINE_enum(
-    "quantization", "none", ["none", "float16", "int8"], "Weights of a LiteRT model; int8: with dynamic ranges."
-)
-flags.declare_key_flag("config_file")
-flags.declare_key_flag("set")
-flags.declare_key_flag("placeholder")
 
 
 def main() -> None:
@@ -61,7 +30,7 @@ def main() -> None:
 
 
 def _export(variant: export.Variant) -> None:
-    options = experiment.load_segmentation_config("export", "eval")
+    options = load_segmentation_config("export", "eval")
     source = builders.open_source(options, "eval")
     experiment.check_classes(FLAGS.model_dir, source, FLAGS.checkpoint)
     space = source.info.label_space
@@ -70,7 +39,7 @@ def _export(variant: export.Variant) -> None:
     evaluation, step = _restored(options, space)
     exported = config_pb2.ExperimentOptions()
     exported.CopyFrom(options)
-    exported.trainer_options.precision = _PRECISIONS.get(FLAGS.precision, options.trainer_options.precision)
+    exported.trainer_options.precision = PRECISIONS.get(FLAGS.precision, options.trainer_options.precision)
     if variant.format == "tflite":
         # In loops over rows, attention would need more than LiteRT's built-in operations.
         exported.model_options.backbone.attention_logits_at_once = 2**62

@@ -1,13 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a DeepLab2 checkpoint into one of this library.
-
-  deeplab-axial import_deeplab2 --config_file=CONFIG --checkpoint=PREFIX --output_dir=FOLDER
-
-CONFIG is the DeepLab2 textproto that the checkpoint was trained with. FOLDER then serves as --model_dir of `train
---mode=eval` and `export`, and as model_options.initial_checkpoint. A checkpoint of a pretrained backbone gives the
-backbone alone, for model_options.initial_checkpoint; to start a training, a DeepLab2 checkpoint can also be named there
-directly, without import.
-"""
+"""The command `import_deeplab2`: what it does. Its flags are in `options`."""
 
 import contextlib
 import os
@@ -17,7 +9,8 @@ import tf_keras
 from absl import flags
 
 from deeplab_axial import builders, config, files, locks
-from deeplab_axial.cli import experiment, folders
+from deeplab_axial.cli import folders
+from deeplab_axial.cli.options.experiment import load_config
 from deeplab_axial.errors import InputError
 from deeplab_axial.importing import deeplab2
 from deeplab_axial.importing.report import Report
@@ -25,17 +18,11 @@ from deeplab_axial.training import checkpoints
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("checkpoint", None, "Prefix of the DeepLab2 checkpoint, or its folder.", required=True)
-flags.DEFINE_string("output_dir", None, "Folder for the checkpoint; must be empty or absent.", required=True)
-flags.declare_key_flag("config_file")
-flags.declare_key_flag("set")
-flags.declare_key_flag("placeholder")
-
 
 def main() -> None:
     """Imports."""
     folders.refuse_remote(FLAGS.output_dir, "output_dir")
-    options = experiment.load_config()
+    options = load_config()
     output_dir = os.path.abspath(FLAGS.output_dir)
     if os.path.exists(output_dir) and not os.path.isdir(output_dir):
         raise InputError(f"--output_dir={output_dir} is a file. Name a folder.")

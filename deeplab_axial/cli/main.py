@@ -72,12 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     allocator.keep_memory()
     with _terminable():
         try:
-            module = _import_quietly(COMMANDS[argv[1]][0])
+            options = importlib.import_module(f"deeplab_axial.cli.options.{argv[1]}")
             if any(argument in HELP for argument in argv[2:]):
-                print(_help(argv[1], module))
+                print(_help(argv[1], options))
                 return 0
             name = f"{os.path.basename(argv[0])} {argv[1]}"
-            return app.run(lambda rest: run(module.main, rest[1:]), [name, *argv[2:]])
+            return app.run(lambda rest: _check_and_run(argv[1], options, rest[1:]), [name, *argv[2:]])
         except KeyboardInterrupt as stop:
             number = signal.SIGTERM if isinstance(stop, errors.Terminated) else signal.SIGINT
             for each in (signal.SIGTERM, signal.SIGINT):
@@ -86,6 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             line_break = "\n" if sys.stderr.isatty() else ""  # after ^C, or a progress bar
             print(f"{line_break}Stopped by {number.name}{key}. {KEPT[argv[1]]}", file=sys.stderr)
             return 128 + number
+
+
+def _check_and_run(name: str, options: types.ModuleType, words: Sequence[str]) -> int:
+    """What can be said of flags and config is said before TensorFlow is imported, which takes seconds."""
+    status = run(options.check, words) if hasattr(options, "check") else 0
+    return status or run(_import_quietly(COMMANDS[name][0]).main, words)
 
 
 @contextlib.contextmanager

@@ -1,16 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what the evaluation servers of COCO and Cityscapes take.
-
-  deeplab-axial submit --format=coco --config_file=CONFIG --model_dir=FOLDER \\
-      --image_list=image_info_test-dev2017.json --output=submission.zip
-  deeplab-axial submit --format=cityscapes --config_file=CONFIG --model_dir=FOLDER --output_dir=FOLDER
-
-The images are those of eval_dataset_options, predicted as evaluation does it, at several scales if the config says so.
-They need no ground truth: name records of the test set, as
---set=eval_dataset_options.file_pattern='records/coco/test-dev/*.tfrecord'.
-
-coco: a zip file, checked against the list of images. cityscapes: the folders panoptic, instance and pixel.
-"""
+"""The command `submit`: what it does. Its flags are in `options`."""
 
 import re
 
@@ -18,6 +7,7 @@ from absl import flags
 
 from deeplab_axial import builders, locks
 from deeplab_axial.cli import config_differences, experiment, folders
+from deeplab_axial.cli.options.experiment import load_segmentation_config
 from deeplab_axial.data import diagnosis
 from deeplab_axial.data.source import Source
 from deeplab_axial.errors import InputError
@@ -25,35 +15,17 @@ from deeplab_axial.protos import config_pb2
 from deeplab_axial.submissions import cityscapes, coco, predictions
 
 FLAGS = flags.FLAGS
-# format -> (flags that it needs, flags that it also takes)
-FORMATS = {
-    "coco": (("image_list", "output"), ("algorithm",)),
-    "cityscapes": (("output_dir",), ("split",)),
-}
-
-flags.DEFINE_enum("format", None, list(FORMATS), "Whose server it is for.", required=True)
-flags.DEFINE_string("model_dir", None, "Folder of the checkpoints.", required=True)
-flags.DEFINE_string("checkpoint", None, "A checkpoint's prefix; the newest of --model_dir by default.")
-flags.DEFINE_string("image_list", None, "coco: COCO's JSON with the images, as image_info_test-dev2017.json.")
-flags.DEFINE_string("output", None, "coco: the zip file.")
-flags.DEFINE_string("algorithm", None, "coco: your method in the file names. Default: the config's experiment_name.")
-flags.DEFINE_string("output_dir", None, "cityscapes: folder for the files; must be empty or absent.")
-flags.DEFINE_enum("split", None, ["test", "val"], "cityscapes: in the name of the panoptic JSON. Default: test.")
-flags.declare_key_flag("config_file")
-flags.declare_key_flag("set")
-flags.declare_key_flag("placeholder")
 
 
 def main() -> None:
     """Predicts and writes."""
-    _check_flags(FLAGS.format)
     folders.refuse_remote(FLAGS.output or FLAGS.output_dir, "output" if FLAGS.output else "output_dir")
     with locks.beside(FLAGS.output or FLAGS.output_dir, "submit"):
         _submit()
 
 
 def _submit() -> None:
-    options = experiment.load_segmentation_config("submit", "eval")
+    options = load_segmentation_config("submit", "eval")
     _check_options(options)
     source = builders.open_source(options, "eval", with_labels=False)
     experiment.check_classes(FLAGS.model_dir, source, FLAGS.checkpoint)
@@ -78,20 +50,6 @@ def _submit() -> None:
         else:
             count = cityscapes.write(FLAGS.output_dir, found, space, FLAGS.split or "test")
     print(f"Step {step}, {count} images: {FLAGS.output or FLAGS.output_dir}")
-
-
-def _check_flags(name: str) -> None:
-    """Refuses flags that are missing, or are of another format."""
-    needed, taken = FORMATS[name]
-    missing = [flag for flag in needed if not FLAGS[flag].value]
-    every = {flag for both in FORMATS.values() for names in both for flag in names}
-    surplus = [flag for flag in sorted(every - {*needed, *taken}) if FLAGS[flag].value]
-    if missing or surplus:
-        received = ", ".join([*(f"no --{flag}" for flag in missing), *(f"--{flag}" for flag in surplus)])
-        raise InputError(
-            f"--format={name} needs --{' and --'.join(needed)} and also takes --{' and --'.join(taken)}. "
-            f"Received: {received}. Correct the command."
-        )
 
 
 def _check_options(options: config_pb2.ExperimentOptions) -> None:

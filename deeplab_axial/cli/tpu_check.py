@@ -1,36 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the training step of a config for a TPU, without any TPU, and prints whether it fits.
-
-  deeplab-axial tpu_check --config_file=CONFIG --topology=v5e:2x2 [--batch_size=NUMBER|auto]
-
-Needs the extra [tpu-check]. What is compiled is the real step of one core: forward, backward and optimizer, at the
-crop size of the config. To make machine code takes minutes, most of the time; --plan_only leaves it out.
-"""
+"""The command `tpu_check`: what it does. Its flags are in `options`."""
 
 import json
 
 from absl import flags
 
 from deeplab_axial import builders, files
-from deeplab_axial.cli import experiment, folders
+from deeplab_axial.cli import folders
+from deeplab_axial.cli.options.experiment import load_config
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
 from deeplab_axial.tpu_check import process, report, search, topologies
 
 FLAGS = flags.FLAGS
-
-flags.DEFINE_string("topology", None, "Chip and their number, as v5e:2x2.", required=True)
-flags.DEFINE_string(
-    "batch_size",
-    "",
-    "Images of one core: a number; auto for the most that fit; by default train_dataset_options.batch_size shared out.",
-)
-flags.DEFINE_bool("plan_only", False, "Whether to stop when the memory is planned, before machine code is made.")
-flags.DEFINE_string("json", None, "File for the same figures as JSON.")
-flags.DEFINE_float("timeout", 7200.0, "Seconds that one compilation may take.", lower_bound=1.0)
-flags.declare_key_flag("config_file")
-flags.declare_key_flag("set")
-flags.declare_key_flag("placeholder")
 
 
 def main() -> None:
@@ -38,7 +20,7 @@ def main() -> None:
     topology = topologies.parse(FLAGS.topology)
     if FLAGS.json:
         folders.refuse_foreign([FLAGS.json], "json")
-    options = experiment.load_config()
+    options = load_config()
     if len(options.train_dataset_options.crop_size) != 2:
         raise InputError(f"{FLAGS.config_file}: tpu_check needs train_dataset_options.crop_size. Received: none.")
     wanted = _batch_size(options, topology)

@@ -1,21 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains and evaluates the model of a config.
-
-  deeplab-axial train --config_file=CONFIG --mode=train_and_eval --model_dir=FOLDER
-
-The folder gets the config as it was read, checkpoints, TensorBoard events, history.jsonl and at the end summary.json;
-evaluation adds metrics.json.
-
-A run that was interrupted goes on from its last checkpoint when the same command is given again. SIGTERM and Ctrl-C
-save one first, after the present step; on a TPU after the present loop of trainer_options.steps_per_loop steps. A
-checkpoint that cannot be read is kept under another name, with a warning, and the one before is taken. A config whose
-fields have changed is refused, unless they do not bear on what is learnt.
-
-Modes: train; eval (the newest checkpoint, once); train_and_eval (in turns, every evaluator_options.eval_interval
-steps); continuous_eval (each checkpoint once, until training ends or none comes for
-evaluator_options.continuous_eval_timeout seconds). The last two keep a copy of the best checkpoint in the folder
-`best`.
-"""
+"""The command `train`: what it does. Its flags are in `options`."""
 
 import contextlib
 import dataclasses
@@ -30,6 +14,7 @@ from absl import flags, logging
 
 from deeplab_axial import builders, config, files, locks
 from deeplab_axial.cli import config_changes, config_differences, experiment, folders, run_end
+from deeplab_axial.cli.options.experiment import load_config
 from deeplab_axial.data import diagnosis
 from deeplab_axial.data.label_space import LabelSpace, differences, tell
 from deeplab_axial.data.source import Source
@@ -62,35 +47,10 @@ _WRITES = {
 # Gets the names of all that an initial checkpoint gave, did not give, and kept.
 _INITIAL_FILE = "initial_checkpoint.txt"
 
-flags.DEFINE_enum("mode", "train_and_eval", config.MODES, "What to do.")
-flags.DEFINE_string("model_dir", None, "Folder of the checkpoints and logs.", required=True)
-flags.DEFINE_integer(
-    "num_gpus", 0, "GPUs to train on, of each machine if TF_CONFIG names several; 0 for the CPU.", lower_bound=0
-)
-flags.DEFINE_string("tpu", "", 'TPU to train on: its name, grpc://host:port, or "local" on its own machine.')
-flags.DEFINE_alias("master", "tpu")
-# No DEFINE_enum, whose help would have all values on one line.
-flags.DEFINE_string(
-    "best_metric",
-    None,
-    "What decides which checkpoint is kept as the best. "
-    f"Default: {best.SEGMENTATION_METRICS[0]}; {best.CLASSIFICATION_METRICS[0]} of a classifier.",
-)
-flags.DEFINE_string(
-    "profile",
-    "",
-    "FIRST:LAST, training steps to profile for TensorBoard, as 11:20. On a TPU the loops of "
-    "trainer_options.steps_per_loop steps that have some of them, as a whole.",
-)
-flags.declare_key_flag("config_file")
-flags.declare_key_flag("set")
-flags.declare_key_flag("placeholder")
-flags.declare_key_flag("allow_config_change")
-
 
 def main() -> None:
     """Runs the mode."""
-    options = experiment.load_config(FLAGS.mode)
+    options = load_config(FLAGS.mode)
     trains = FLAGS.mode in ("train", "train_and_eval")
     profile = _parse_profile(options, trains)
     builders.check_tpu(options, FLAGS.mode, FLAGS.model_dir, FLAGS.tpu)

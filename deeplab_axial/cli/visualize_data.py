@@ -1,12 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws contact sheets of what the network gets: augmented images with their targets.
-
-  deeplab-axial visualize_data --config_file=CONFIG --output_dir=FOLDER [--num_images=8]
-
-A row is one image: input, semantic target, centres and offsets, as training makes them. --split=eval draws the inputs
-of the evaluation with their ground truth. Of a classifier, the crops are drawn with their classes, four in a row. The
-files are sheet-000.png, sheet-001.png and so on.
-"""
+"""The command `visualize_data`: what it does. Its flags are in `options`."""
 
 import itertools
 import os
@@ -16,7 +9,8 @@ import numpy as np
 from absl import flags
 
 from deeplab_axial import builders, contact_sheet, keys, locks, visualization
-from deeplab_axial.cli import experiment, folders
+from deeplab_axial.cli import folders
+from deeplab_axial.cli.options.experiment import load_config
 from deeplab_axial.data import dataset_info, diagnosis, records
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.data.source import Source
@@ -26,18 +20,10 @@ from deeplab_axial.protos import config_pb2
 FLAGS = flags.FLAGS
 _ROWS = 4
 
-flags.DEFINE_string("output_dir", None, "Folder for the sheets.", required=True)
-flags.DEFINE_enum("split", "train", ("train", "eval"), "Inputs of training or of the evaluation.")
-flags.DEFINE_integer("num_images", 8, "Images to draw.", lower_bound=1)
-flags.DEFINE_integer("first_step", 0, "Training step that the first image belongs to.", lower_bound=0)
-flags.declare_key_flag("config_file")
-flags.declare_key_flag("set")
-flags.declare_key_flag("placeholder")
-
 
 def main() -> None:
     """Draws."""
-    options = experiment.load_config(FLAGS.split)
+    options = load_config(FLAGS.split)
     source = builders.open_records(options, FLAGS.split)
     is_classifier = options.model_options.HasField("classification")
     task = dataset_info.CLASSIFICATION if is_classifier else dataset_info.PANOPTIC

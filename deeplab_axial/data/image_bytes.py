@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, features
 
+from deeplab_axial.choices import MAX_PIXELS
 from deeplab_axial.data import value_range as ranges
 from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
@@ -24,8 +25,6 @@ from deeplab_axial.errors import InputError
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 if "avif" in features.get_supported():
     FORMATS += ("AVIF",)
-# Above the images of today's cameras of 100 megapixels and the tiles of satellites (10980 x 10980).
-MAX_PIXELS = 128_000_000
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The next marker of a JPEG that has a length, past what lies between, as libjpeg finds it.

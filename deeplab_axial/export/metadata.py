@@ -12,11 +12,11 @@ from typing import Any
 import tensorflow as tf
 
 from deeplab_axial import files, json_files
+from deeplab_axial.choices import MINIMAL
 from deeplab_axial.data import value_range as value_ranges
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
-from deeplab_axial.inference import MINIMAL
 from deeplab_axial.json_files import Count
 
 # In the SavedModel's folder for extra assets, which loaders leave alone.

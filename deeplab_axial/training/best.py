@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 from deeplab_axial import files, json_files
+from deeplab_axial.choices import CLASSIFICATION_METRICS, SEGMENTATION_METRICS
 from deeplab_axial.errors import InputError
 from deeplab_axial.json_files import Count, Finite
 from deeplab_axial.training import checkpoint_files, label_space_file, log
@@ -18,18 +19,7 @@ BEST_FOLDER = "best"
 BEST_FILE = "best.json"
 EVALUATIONS_FILE = "evaluations.jsonl"
 _ENTRIES_REMEDY = "Remove that line, or the file, and checkpoints that are still there are evaluated again."
-DEFAULT_METRIC = "panoptic_quality/all/pq"
-# Where each lies in what the evaluation of a segmentation network returns, or in that of a classifier; the first is
-# what decides by default. More is better.
-SEGMENTATION_METRICS = (
-    DEFAULT_METRIC,
-    "panoptic_quality/things/pq",
-    "panoptic_quality/stuff/pq",
-    "mean_iou/mean",
-    "average_precision/ap",
-    "average_precision/ap50",
-)
-CLASSIFICATION_METRICS = ("accuracy/top1", "accuracy/top5")
+DEFAULT_METRIC = SEGMENTATION_METRICS[0]
 METRICS = (*SEGMENTATION_METRICS, *CLASSIFICATION_METRICS)
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command itself: help, names of commands and options, exit status."""
 
+import subprocess
+import sys
+
 import pytest
 
 from deeplab_axial import __version__, errors
@@ -57,6 +60,45 @@ def test_wrong_options(arguments, message):
     assert result.status == 1
     assert message in result.err
     assert "Traceback" not in result.err
+
+
+_ALONE = """
+import sys
+from deeplab_axial.cli import main
+try:
+    status = main.main(["deeplab-axial", *sys.argv[1:]])
+except SystemExit as end:
+    status = end.code
+assert "tensorflow" not in sys.modules
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_help_comes_before_tensorflow(name):
+    result = subprocess.run([sys.executable, "-c", _ALONE, name, "--help"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config_file=CONFIG", "--model_dir=x"], "trainer_opions"),
+        (["train", "--config_file=missing", "--model_dir=x"], "missing"),
+        (["train", "--model_dri=x"], "model_dri"),
+        (["export", "--config_file=CONFIG", "--model_dir=x", "--output_dir=y"], "trainer_opions"),
+        (["convert", "coca", "--output_dir=x"], "Unknown data set 'coca'"),
+        (["submit", "--format=coco", "--config_file=CONFIG", "--model_dir=x"], "no --image_list"),
+        (["convert", "--output_dir=x"], "wrong number of words"),
+    ],
+)
+def test_errors_that_come_before_tensorflow(tmp_path, arguments, message):
+    (tmp_path / "CONFIG").write_text("trainer_opions {}")
+    command = [sys.executable, "-c", _ALONE, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode in (1, 2)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(("words", "status"), [([], 2), (["a", "b"], 2), (["a"], 0)])

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_axial import files
+from deeplab_axial.choices import UPRIGHT
 from deeplab_axial.data import exif, image_bytes, records
 from deeplab_axial.data import value_range as ranges
 from deeplab_axial.data.value_range import ValueRange
@@ -24,9 +25,6 @@ from deeplab_axial.errors import InputError
 JPEG = "jpeg"
 PNG = "png"
 _SIGNATURES = {image_bytes.JPEG_SIGNATURE: JPEG, image_bytes.PNG_SIGNATURE: PNG}
-# What is turned as EXIF says: nothing, as the annotation was made on pixels as stored; the image, as the annotation was
-# made on what viewers show; or both.
-UPRIGHT = ("none", "image", "both")
 
 
 class Remark(NamedTuple):
