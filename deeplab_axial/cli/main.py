@@ -177,6 +177,7 @@ def _import_quietly(name: str) -> types.ModuleType:
     written meanwhile is passed on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # else it imports Keras 3, too, which nothing here uses
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as written:

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from deeplab_axial import api, locks
+from deeplab_axial import api, locks, progress
 from deeplab_axial.cli import folders
 from deeplab_axial.data import exif, value_range
 from deeplab_axial.errors import InputError
@@ -19,6 +19,7 @@ from deeplab_axial.predict import PanopticModel, images, inputs, video
 from deeplab_axial.predict import output as outputs
 from deeplab_axial.predict.ground_truth import GroundTruth
 from deeplab_axial.predict.inputs import Input
+from deeplab_axial.progress import Bar
 
 FLAGS = flags.FLAGS
 
@@ -35,7 +36,8 @@ def main() -> None:
     folders.refuse_remote(FLAGS.saved_model, "saved_model")
     folders.refuse_remote(FLAGS.output_dir, "output_dir")
     found = _find_inputs()
-    model = api.load(FLAGS.saved_model, FLAGS.padding)
+    with progress.task("Loading the model"):
+        model = api.load(FLAGS.saved_model, FLAGS.padding)
     model.max_pixels = FLAGS.max_pixels
     if FLAGS.value_range is not None:
         model.value_range = value_range.parse(FLAGS.value_range)
@@ -145,7 +147,7 @@ class _Job:
         """Predicts images, as many of one size together as the flags say, and videos."""
         window: list[tuple[Input, np.ndarray]] = []
         size = FLAGS.batch_size * (_BATCHES_AHEAD if FLAGS.batch_size > 1 else 1)
-        with tqdm.tqdm(self.todo, desc="Predicting", unit="file") as bar:
+        with Bar(self.todo, desc="Predicting", unit="file") as bar:
             for one in bar:
                 try:
                     if inputs.is_video(one.path):

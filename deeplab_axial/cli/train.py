@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 from absl import flags, logging
 
-from deeplab_axial import builders, config, files, locks
+from deeplab_axial import builders, config, files, locks, progress
 from deeplab_axial.cli import config_changes, config_differences, experiment, folders, run_end
 from deeplab_axial.cli.options.experiment import load_config
 from deeplab_axial.data import diagnosis
@@ -102,7 +102,7 @@ def _run(
     differs = {} if trains else config_differences.since_run(options, FLAGS.model_dir)
     config_differences.tell(differs, FLAGS.model_dir)
     builders.set_precision_and_seed(options.trainer_options)
-    with strategy.scope():
+    with strategy.scope(), progress.task("Building the network", workers.is_chief):
         model = builders.build_model(options, strategy.num_replicas_in_sync)
     evaluation = None
     if eval_source:

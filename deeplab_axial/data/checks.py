@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from deeplab_axial.data import dataset_info, diagnosis, record_checks, record_folders, tfrecord_files, transforms
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.data.pipeline import ImageOptions
 from deeplab_axial.data.record_checks import ERROR, WARNING, Examined
 from deeplab_axial.data.source import Source
+from deeplab_axial.progress import Bar
 
 # A kind of faults.
 CONTRADICTION = "counts that contradict dataset.json"
@@ -159,7 +159,7 @@ def check(
     adder = _Adder(summary, image_options, output_stride, must_fit)
     total = min(limit or summary.num_records, summary.num_records)
     stream = _read(source.files, limit, summary.faults, broken)
-    for place, examined in tqdm.tqdm(_in_parallel(stream, examine), total=total, desc="Checking", unit="image"):
+    for place, examined in Bar(_in_parallel(stream, examine), total=total, desc="Checking", unit="image"):
         adder.add(place, examined)
     if not broken and summary.num_checked == summary.num_records:
         _check_histogram(source, summary)

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tqdm
 from PIL import Image
 
 from deeplab_axial import json_files
 from deeplab_axial.data import scene_drawing as drawing
 from deeplab_axial.data import scenes
 from deeplab_axial.errors import InputError
+from deeplab_axial.progress import Bar
 
 CLASSES = tuple(sorted(category["name"].replace(" ", "_") for category in scenes.CATEGORIES))
 _THINGS = {category["name"] for category in scenes.CATEGORIES if category["isthing"]}
@@ -81,7 +81,7 @@ def _write_split(root: pathlib.Path, split: str, count: int, seed: list[int]) ->
     for name in CLASSES:
         (root / split / name).mkdir(parents=True, exist_ok=True)
     written = dict.fromkeys(CLASSES, 0)
-    with tqdm.tqdm(total=count, desc=f"{split} crops") as progress:
+    with Bar(total=count, desc=f"{split} crops") as progress:
         number = 0
         while any(missing.values()):
             for name, crop in _crops(np.random.default_rng([*seed, number])):

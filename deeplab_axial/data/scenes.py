@@ -12,17 +12,16 @@ import json
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import tqdm
 from PIL import Image, ImageDraw
 
 from deeplab_axial import json_files
 from deeplab_axial.data import scene_drawing as drawing
 from deeplab_axial.errors import InputError
+from deeplab_axial.progress import Bar
 
 _FORMAT_VERSION = 1
 _MIN_VISIBLE = 12  # pixels; smaller remains of a segment are void
@@ -218,7 +217,7 @@ def _write_split(root: pathlib.Path, split: str, seeds: list[list[int]], height:
     images, annotations = [], []
     (root / split).mkdir(exist_ok=True)
     (root / f"panoptic_{split}").mkdir(exist_ok=True)
-    for number, seed in enumerate(tqdm.tqdm(seeds, desc=f"{split} scenes", file=sys.stderr), start=1):
+    for number, seed in enumerate(Bar(seeds, desc=f"{split} scenes"), start=1):
         rng = np.random.default_rng(seed)  # one an image, so that image i does not depend on how many there are
         picture, scene = draw_scene(rng, height, width)
         colors, segments = _annotate(rng, scene)

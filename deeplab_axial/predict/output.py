@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-import tqdm
 
 from deeplab_axial import files, json_files, locks, visualization
 from deeplab_axial.data.label_space import LabelSpace
@@ -21,6 +20,7 @@ from deeplab_axial.predict.ground_truth import GroundTruth
 from deeplab_axial.predict.inputs import Input, is_video
 from deeplab_axial.predict.model import PanopticModel
 from deeplab_axial.predict.result import Result
+from deeplab_axial.progress import Bar
 
 PREDICTIONS_FILE = "predictions.json"
 PANOPTIC_FOLDER = "panoptic"
@@ -291,7 +291,7 @@ class Output:
 
 def _predict_frames(reader: video.Reader, model: PanopticModel, batch_size: int) -> Iterator[Result]:
     frames = iter(reader)
-    bar = tqdm.tqdm(desc=os.path.basename(reader.path), unit="frame", total=reader.num_frames or None, leave=False)
+    bar = Bar(desc=os.path.basename(reader.path), unit="frame", total=reader.num_frames or None, leave=False)
     with bar:
         while batch := list(itertools.islice(frames, batch_size)):
             yield from model.predict(batch, batch_size=batch_size)

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from deeplab_axial import keys
 from deeplab_axial.data import transforms
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.inference import Predictor
 from deeplab_axial.postprocessing.surplus import Surplus
+from deeplab_axial.progress import Bar
 
 
 class Prediction(NamedTuple):
@@ -54,7 +54,7 @@ def predict(
     if use_tf_function:
         function = tf.function(function, autograph=False)
     surplus = Surplus(space.label_divisor)
-    with tqdm.tqdm(total=num_images, desc="Predicting", unit="image") as progress:
+    with Bar(total=num_images, desc="Predicting", unit="image") as progress:
         for batch in dataset:
             outputs = function(batch[keys.IMAGE], batch[keys.RESIZED_SIZE])
             for i in np.flatnonzero(batch[keys.IS_REAL].numpy()):

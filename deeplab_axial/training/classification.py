@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from deeplab_axial import keys
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.metrics.accuracy import Accuracy
 from deeplab_axial.models.classifier import Classifier
+from deeplab_axial.progress import Bar
 from deeplab_axial.training import evaluation_metrics, replicas
 
 # A table names each class of a data set with no more than so many.
@@ -64,7 +64,7 @@ class ClassificationEvaluator:
           InputError: an image has no label or one of another label space, or the scores are not finite.
         """
         accuracy = Accuracy(self.label_space.num_classes)
-        with tqdm.tqdm(total=self.num_images, desc="Evaluating", unit="image") as progress:
+        with Bar(total=self.num_images, desc="Evaluating", unit="image") as progress:
             for batch in dataset:
                 is_real = batch[keys.IS_REAL].numpy()
                 names = [name.decode() for name in batch[keys.IMAGE_NAME].numpy()[is_real]]

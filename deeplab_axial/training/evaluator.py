@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from deeplab_axial import keys
 from deeplab_axial.data import dataset_info, records, transforms
@@ -15,6 +14,7 @@ from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.inference import Predictor
 from deeplab_axial.postprocessing.surplus import Surplus
+from deeplab_axial.progress import Bar
 from deeplab_axial.training import replicas
 from deeplab_axial.training.evaluation_metrics import EvaluationMetrics, MetricOptions
 
@@ -109,7 +109,7 @@ class Evaluator:
         """
         metrics = EvaluationMetrics(self.label_space, self.options)
         surplus = Surplus(self.label_space.label_divisor)
-        with tqdm.tqdm(total=self.num_images, desc="Evaluating", unit="image") as progress:
+        with Bar(total=self.num_images, desc="Evaluating", unit="image") as progress:
             for batch in dataset:
                 for image, predictions, read_heads in self._predict_batch(batch):
                     result = self._update(metrics, image, predictions, read_heads)

@@ -6,17 +6,16 @@ import datetime
 import json
 import os
 import statistics
-import sys
 from collections.abc import Mapping
 from typing import Annotated, TypedDict
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from deeplab_axial import files, json_files
 from deeplab_axial.errors import InputError
 from deeplab_axial.json_files import Count
+from deeplab_axial.progress import Bar
 
 HISTORY_FILE = "history.jsonl"
 METRICS_FILE = "metrics.json"
@@ -53,21 +52,17 @@ class TrainingLog:
             files.write_atomically(self.path, "".join(kept))
             self._events = tf.summary.create_file_writer(os.path.join(folder, "train"))
         self._speeds: list[float] = []
-        self._bar = tqdm.tqdm(
-            total=total_steps,
-            initial=first_step,
-            desc="Training",
-            unit="step",
-            dynamic_ncols=True,
-            file=sys.stderr,
-            disable=not show,
-        )
+        self._total_steps = total_steps
+        self._first_step = first_step
+        self._show = show
+        self._bar: Bar | None = None
 
     def __enter__(self) -> "TrainingLog":
         return self
 
     def __exit__(self, kind: type | None, *_) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         # What came first says more than that the last events cannot be written, either.
         with contextlib.suppress(*([InputError] if kind else [])), files.explained(self._folder):
             self._events.close()
@@ -83,12 +78,21 @@ class TrainingLog:
         Raises:
           InputError: HISTORY_FILE cannot be written.
         """
+        if self._bar is None:  # not before: the first step takes long, and would count for the speed
+            self._bar = Bar(
+                total=self._total_steps,
+                initial=self._first_step,
+                desc="Training",
+                unit="step",
+                dynamic_ncols=True,
+                disable=not self._show,
+            )
         shown = {name.removesuffix("_loss"): f"{value:.4g}" for name, value in values.items()}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)
         if SPEED in values:
             self._speeds.append(values[SPEED])
-        if step % self.summary_steps == 0 or step == self._bar.total:
+        if step % self.summary_steps == 0 or step == self._total_steps:
             if self._speeds:  # of steps of as many images each: all images by all seconds
                 values = {**values, SPEED: statistics.harmonic_mean(self._speeds)}
                 self._speeds.clear()

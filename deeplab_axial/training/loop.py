@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from deeplab_axial import keys
+from deeplab_axial import keys, progress
 from deeplab_axial.data import diagnosis
 from deeplab_axial.errors import InputError, Interrupted, NonFiniteLoss
 from deeplab_axial.training import checkpoints, log, loss_watch, profiler, trainer
@@ -97,7 +97,9 @@ def train(
         while done < until:
             count = min(options.steps_per_loop, until - done, options.save_steps - done % options.save_steps)
             traces = runner.num_traces
-            with _keeping(save, explain_errors), profile.loop(done + 1, done + count):
+            is_first = manager.workers.is_chief and traces == 0
+            note = progress.task("Tracing the training step, and taking the first", is_first)
+            with _keeping(save, explain_errors), profile.loop(done + 1, done + count), note:
                 started = time.perf_counter()
                 history = {name: values.numpy() for name, values in runner.train(iterator, count).items()}
                 seconds = time.perf_counter() - started

@@ -8,7 +8,6 @@ is written last, takes their place. So whatever interrupts a conversion, the sam
 import hashlib
 import os
 import shutil
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,6 @@ from concurrent import futures
 from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
-import tqdm
 from absl import logging
 
 from deeplab_axial import locks
@@ -28,6 +26,7 @@ from deeplab_axial.data.dataset_info import DatasetInfo
 from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
+from deeplab_axial.progress import Bar
 
 T = TypeVar("T")
 _MAX_FAULTS = 20
@@ -245,7 +244,7 @@ class _Conversion:
         self.converted = self._finished()  # images and bytes so far, to foretell the whole size
         self.stop = threading.Event()
         self.lock = threading.Lock()
-        self.progress: tqdm.tqdm
+        self.progress: Bar
 
     def _finished(self) -> Tally:
         """What the finished shards hold."""
@@ -258,8 +257,7 @@ class _Conversion:
     def run(self, num_workers: int) -> None:
         """Makes the shards that are not finished yet."""
         todo = [k for k, file in enumerate(self.files) if self.tallies[file] is None]
-        bar = {"desc": f"convert {self.name}", "unit": "image", "file": sys.stderr}
-        bar = tqdm.tqdm(total=len(self.items), initial=self.converted.records, **bar)
+        bar = Bar(total=len(self.items), initial=self.converted.records, desc=f"convert {self.name}", unit="image")
         with bar as self.progress, futures.ThreadPoolExecutor(num_workers) as pool:
             try:
                 for done in futures.as_completed([pool.submit(self._make_shard, k) for k in todo]):

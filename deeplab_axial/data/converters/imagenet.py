@@ -11,12 +11,10 @@ import functools
 import os
 import random
 import re
-import sys
 import tarfile
 from typing import NamedTuple
 
 import tensorflow as tf
-import tqdm
 from absl import logging
 
 from deeplab_axial import files
@@ -26,6 +24,7 @@ from deeplab_axial.data.converters import conversion, image_files
 from deeplab_axial.data.label_space import LabelClass, LabelSpace, distinct_color
 from deeplab_axial.data.value_range import ValueRange
 from deeplab_axial.errors import InputError
+from deeplab_axial.progress import Bar
 
 _IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
 _TAR = ".tar"
@@ -164,7 +163,7 @@ def _make_items(root: str, sources: dict[str, str], space: LabelSpace) -> list[_
     labels = _find_classes(list(sources), space, root)
     items = []
     # Over a million headers of ImageNet's tars take their time.
-    for name, path in tqdm.tqdm(sources.items(), desc="list the images", unit="class", file=sys.stderr):
+    for name, path in Bar(sources.items(), desc="list the images", unit="class"):
         is_tar = path.endswith(_TAR)
         of_class = _tar_items(path, name, labels[name]) if is_tar else _folder_items(path, f"{name}/", labels[name])
         if not of_class:
