@@ -12,18 +12,19 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-# Bundles behind a branch that run whether it is taken or not.
-_DELAY = 4
 _MOST_STEPS = 100_000_000
 
-_BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?\s*:[\s>]*\{(.*)")
+_BUNDLE = re.compile(r"^ *(?:0x[0-9a-f]+|0) +(?:[A-Z]{2})? *:[ >]*\{", re.MULTILINE)
 _COMMENT = re.compile(r"/\*.*?\*/")
 _REGION = re.compile(r"Start(?:/End empty)? region (\d+)")
-_OPERATION = re.compile(r"(?:%(\w+) = +)?([a-z]\w*)([\w.]*)\s*(.*)")
+_OPERATION = re.compile(r"(?:%(\w+) = +)?([a-z]\w*)([\w.]*)\s*(.*)", re.DOTALL)
 # Where it has a second register, that is the result's own, which then stays as it is.
 _GUARD = re.compile(r"\((!?)%\w+?_(p\d+)(?:, *%\w+)?\),?\s*")
-_OPERAND = re.compile(r"(!?)%\w+?_([sp]\d+)\b|\b(\d+)\b")
+# An address, whose number is not known, stands for itself.
+_OPERAND = re.compile(r"(!?)%\w+?_([sp]\d+)\b|(\[#[^\]]*\])|\b(\d+)\b")
 _TARGET = re.compile(r"target = \$region(\d+)")
+# Where a kernel of a chip of two halves reads which of them runs it: that with number 0 is followed.
+_CORE_ID = re.compile(r"\[smem:\[([^\]]*)\]\] /\* megacore core id")
 _MEMORY = re.compile(r"\[smem:\[([^\]%]*)\]\]\s*")
 
 _Value = int | None
@@ -78,11 +79,12 @@ class _Operation:
         return read | {self.guard[1]} if self.guard else read
 
 
-def count(text: str) -> int:
+def count(text: str, delay: int) -> int:
     """Bundles that a kernel issues, from beginning to end.
 
     Args:
       text: of the dump's final_bundles.txt.
+      delay: bundles behind a branch that run whether it is taken or not.
 
     Raises:
       ValueError: it is no such dump, or its control flow cannot be followed; says where.
@@ -92,7 +94,7 @@ def count(text: str) -> int:
         raise ValueError("no bundles in the dump of a kernel")
     bundles = _deciding(bundles)
     following = _following(bundles)
-    state: dict[str, _Value] = {}
+    state: dict[str, _Value] = {f"smem:{place}": 0 for place in _CORE_ID.findall(text)}
     issued = position = steps = 0
     jump: tuple[int, int] | None = None  # the last bundle before it, and where it goes
     while position < len(bundles):
@@ -109,7 +111,7 @@ def count(text: str) -> int:
         if target is not None:
             if jump is not None or target not in regions:
                 raise ValueError(f"cannot follow the branch to region {target} in bundle {end:#x}")
-            jump = (end + _DELAY, regions[target])
+            jump = (end + delay, regions[target])
         issued += 1
         position += 1
         if jump is not None and position > jump[0]:
@@ -124,13 +126,10 @@ def _parse(text: str) -> tuple[list[list[_Operation]], dict[str, int]]:
     """The scalar instructions of each bundle, and the bundle where each region begins."""
     bundles: list[list[_Operation]] = []
     regions: dict[str, int] = {}
-    for line in text.splitlines():
-        found = _BUNDLE.match(line)
-        if found is None:
-            continue
-        for region in _REGION.findall(found[1]):
+    for bundle in _BUNDLE.split(text)[1:]:  # some go over several lines
+        for region in _REGION.findall(bundle):
             regions.setdefault(region, len(bundles))
-        body = _COMMENT.sub("", found[1]).rpartition("}")[0]
+        body = _COMMENT.sub("", bundle).rpartition("}")[0]
         bundles.append([o for part in body.split(";;") if (o := _operation(part.strip())) is not None])
     return bundles, regions
 
@@ -147,7 +146,7 @@ def _operation(text: str) -> _Operation | None:
     guard = _GUARD.search(rest)
     rest = _GUARD.sub("", rest, count=1)
     memory = _MEMORY.search(rest)
-    place = f"[{memory[1]}]" if memory else ""
+    place = f"smem:{memory[1]}" if memory and memory[1] else ""
     rest = _MEMORY.sub("", rest)
     target = _TARGET.search(rest)
     if name == "scmp":
@@ -164,8 +163,8 @@ def _operation(text: str) -> _Operation | None:
     )
 
 
-def _operand(negated: str, register: str, number: str) -> tuple[bool, str | int]:
-    return bool(negated), register or _signed(int(number))
+def _operand(negated: str, register: str, address: str, number: str) -> tuple[bool, str | int]:
+    return bool(negated), register or address or _signed(int(number))
 
 
 def _deciding(bundles: Sequence[Sequence[_Operation]]) -> list[list[_Operation]]:
@@ -230,7 +229,10 @@ def _result(operation: _Operation, state: dict[str, _Value]) -> _Value:
     if operation.name in _COMPARISONS:
         return int(_COMPARISONS[operation.name](*values))
     compute = _ARITHMETIC.get(operation.name)
-    return None if compute is None else _signed(compute(*values))
+    try:
+        return None if compute is None else _signed(compute(*values))
+    except TypeError:
+        raise ValueError(f"cannot read the operands of {operation}") from None
 
 
 def _signed(number: int) -> int:

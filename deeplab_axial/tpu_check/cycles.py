@@ -9,13 +9,12 @@ other; nothing was measured.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from deeplab_axial.tpu_check import bundles
 
 _PROGRAM = "*.after_codegen.txt"
-_KERNEL = "*-{name}-*final_bundles.txt"
-_NOT_A_KERNEL = "schedule-analysis"
+_SCHEDULE = "*-{name}-*[0-9]-final_bundles.txt"
 
 # Parts of a step, in the order in which an instruction is tried: by what it does, then by TensorFlow's name.
 PARTS = ("attention's kernels", "copies and transposes", "normalization", "attention", "convolution", "other")
@@ -26,10 +25,11 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _PASSES = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _OPERATION = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="tpu_custom_call"')
+_BODY = re.compile(r'"body":"([^"]*)"')
 _CALLED = re.compile(r"(?:body|condition|to_apply)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations=\{([^}]*)\}|true_computation=(\S+), false_computation=(\S+?),)")
 _COPIES = ("copy", "copy-start", "copy-done", "transpose", "reshape", "bitcast")
-_CALLS = ("while", "call", "async-start")
+_CALLS = ("while", "call")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +64,13 @@ class Cycles:
     dearest: tuple[Instruction, ...]
 
 
-def read(dump: pathlib.Path, kernels: pathlib.Path, num_dearest: int = 5) -> Cycles:
+def read(dump: pathlib.Path, schedules: pathlib.Path, branch_delay: int, num_dearest: int = 5) -> Cycles:
     """Reads the cycles of a program that was compiled to the end.
 
     Args:
       dump: folder of XLA's dump.
-      kernels: folder of the schedules of kernels.
+      schedules: folder of those of kernels.
+      branch_delay: of the chip.
       num_dearest: instructions to name.
 
     Raises:
@@ -78,17 +79,32 @@ def read(dump: pathlib.Path, kernels: pathlib.Path, num_dearest: int = 5) -> Cyc
     path = next(dump.glob(_PROGRAM), None)
     if path is None:
         raise ValueError("the compiler left no program with estimates")
+    text = path.read_text(encoding="utf-8")
+    bodies = dict(_kernels(text))
+    counted: dict[str, int] = {}
 
     def of_kernel(name: str) -> int:
-        schedules = [p for p in kernels.glob(_KERNEL.format(name=name)) if _NOT_A_KERNEL not in p.name]
-        if len(schedules) != 1:
-            raise ValueError(f"the compiler left {len(schedules)} schedules of the kernel {name}")
-        try:
-            return bundles.count(schedules[0].read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"kernel {name}: {error}") from error
+        body = bodies[name]
+        if body not in counted:
+            # Kernels that are the same are scheduled once, under the name of one of them.
+            same = [other for other, its_body in bodies.items() if its_body == body]
+            files = [file for other in same for file in schedules.glob(_SCHEDULE.format(name=other))]
+            if not files:
+                raise ValueError(f"the compiler left no schedule of the kernel {name}")
+            try:
+                counted[body] = bundles.count(files[0].read_text(encoding="utf-8"), branch_delay)
+            except ValueError as error:
+                raise ValueError(f"kernel {name}: {error}") from error
+        return counted[body]
 
-    return summarize(instructions(path.read_text(encoding="utf-8"), of_kernel), num_dearest)
+    return summarize(instructions(text, of_kernel), num_dearest)
+
+
+def _kernels(text: str) -> Iterator[tuple[str, str]]:
+    """Names of kernels, and what they are."""
+    for line in text.splitlines():
+        if _TARGET.search(line) and (instruction := _INSTRUCTION.match(line)) and (body := _BODY.search(line)):
+            yield instruction[1], body[1]
 
 
 def summarize(found: list[Instruction], num_dearest: int = 5) -> Cycles:
@@ -105,7 +121,7 @@ def summarize(found: list[Instruction], num_dearest: int = 5) -> Cycles:
     return Cycles(total, {part: number for part, number in parts.items() if number}, tuple(dearest))
 
 
-def instructions(text: str, of_kernel) -> list[Instruction]:
+def instructions(text: str, of_kernel: Callable[[str], int]) -> list[Instruction]:
     """The instructions that a program runs, those in loops times their passes.
 
     Args:

@@ -38,8 +38,10 @@ class Result:
       loops: whose bodies count once in the two.
       error: why it does not compile, other than want of memory; empty if it does.
       seconds: taken.
-      cycles: that the compiler expects a run of the program to take; None if that is not known.
-      no_cycles: why it is not known.
+      expected: cycles that the compiler expects a run of the program to take; None if they are not known.
+      no_cycles: why they are not known.
+      bytes_after_fusion: that the instructions of the compiled program read and write, the bodies of loops once; None
+        if no machine code was made.
     """
 
     plan: plan.Plan | None
@@ -50,8 +52,9 @@ class Result:
     loops: int
     error: str
     seconds: float
-    cycles: cycles.Cycles | None = None
+    expected: cycles.Cycles | None = None
     no_cycles: str = ""
+    bytes_after_fusion: float | None = None
 
     @property
     def needed(self) -> int:
@@ -109,7 +112,7 @@ def compile_program(
         if not is_done:
             last = (root / "log").read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
             raise InputError(f"The compiler for {topology.name} {ending}. Its last lines:\n  " + "\n  ".join(last))
-        expected, reason = _cycles(root) if "code" in answers else (None, _NO_CODE)
+        expected, reason = _cycles(root, topology.chip) if "code" in answers else (None, _NO_CODE)
     error = answers.get("error", "")
     lacks_memory = planned is not None and bool(_OUT_OF_MEMORY.search(error))
     return Result(
@@ -123,13 +126,14 @@ def compile_program(
         time.monotonic() - started,
         expected,
         reason,
+        answers.get("bytes_after_fusion"),
     )
 
 
-def _cycles(root: pathlib.Path) -> tuple[cycles.Cycles | None, str]:
+def _cycles(root: pathlib.Path, chip: topologies.Chip) -> tuple[cycles.Cycles | None, str]:
     """What the compiler expects, or why that is not known."""
     try:
-        return cycles.read(root / "dump", root / "kernels"), ""
+        return cycles.read(root / "dump", root / "kernels", chip.branch_delay), ""
     except ValueError as error:
         return None, str(error)
 
