@@ -24,7 +24,7 @@ import tf_keras
 from absl import app, flags
 
 from deeplab_axial.errors import InputError
-from deeplab_axial.tpu_check import layers, process, topologies
+from deeplab_axial.tpu_check import cycles, layers, process, topologies
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("only", "", "Only rows that have this in them: a chip, or a layer as S2@1025x1025.")
@@ -65,7 +65,7 @@ def main(_) -> None:
     print(f"{len(wanted)} rows wanted, {len(missing)} of them missing", flush=True)
     for row in missing[: FLAGS.first or None]:
         command = [sys.executable, __file__, f"--case={json.dumps(row)}"]
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise SystemExit(f"{' '.join(command)} failed with status {result.returncode}:\n{result.stderr[-2000:]}")
         measured = json.loads(result.stdout.splitlines()[-1])
@@ -81,15 +81,17 @@ def rows() -> list[dict[str, object]]:
         for crop in CROPS[model]:
             for stage, (stride, channels) in STAGES.items():
                 height, width = ((side - 1) // stride + 1 for side in crop)
+                name = f"{model}{stage}@{crop[0]}x{crop[1]}"
+                depths = channels * factor, channels * factor // 2, channels * factor
+                layer = (name, 8 if stride == 16 else 1, height, width, *depths)
                 found += [
-                    dict(zip(KEY, (f"{model}{stage}@{crop[0]}x{crop[1]}", 8 if stride == 16 else 1, height, width,
-                                   channels * factor, channels * factor // 2, channels * factor, span, what, chip, route)))
+                    dict(zip(KEY, (*layer, span, what, chip, route)))
                     for span in (0, 65)
                     for what in ("forward", "training")
                     for chip in CHIPS
                     for route in ROUTES
                     if span < max(height, width) and not (span and route == "CONVOLUTION")
-                ]  # fmt: skip
+                ]
     return sorted(found, key=_order)
 
 
@@ -135,12 +137,12 @@ def _measure(row) -> dict[str, object]:
     else:
         program = layers.lower_attention(layer, training, row["chip"], row["route"])
     result = process.compile_program(program, topology)
-    cycles, parts = (result.expected.total, result.expected.parts) if result.expected else ("", {})
+    total, parts = (result.expected.total, result.expected.parts) if result.expected else ("", {})
     return {
-        "cycles": cycles,
-        "ms": f"{cycles / topology.chip.clock_mhz / 1000:.4g}" if cycles else "",
-        "kernel_cycles": parts.get("attention's kernels", 0) if cycles else "",
-        "copy_cycles": parts.get("copies and transposes", 0) if cycles else "",
+        "cycles": total,
+        "ms": f"{total / topology.chip.clock_mhz / 1000:.4g}" if total else "",
+        "kernel_cycles": parts.get(cycles.KERNELS, 0) if total else "",
+        "copy_cycles": parts.get(cycles.COPIES, 0) if total else "",
         "multiply_adds": layers.count_multiply_adds(layer),
         "unknown": " ".join((result.error or result.no_cycles).split())[:200],
         "seconds": round(time.monotonic() - started),

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the training step of a config for a TPU, without any TPU, and prints whether it fits.
+"""Compiles the training step of a config for a TPU, without any TPU, and prints whether it fits and how long it takes.
 
-  deeplab-axial tpu_check --config_file=CONFIG --topology=v5e:2x2 [--batch_size=NUMBER|auto]
+  deeplab-axial tpu_check --config_file=CONFIG --topology=v5e:2x2 [--batch_size=NUMBER|auto] [--layers]
 
 Needs the extra [tpu-check]. What is compiled is the real step of one core: forward, backward and optimizer, at the
-crop size of the config. To make machine code takes minutes, most of the time; --plan_only leaves it out.
+crop size of the config. To make machine code takes minutes, most of the time; --plan_only leaves it out, and with it
+how long a step takes: the compiler estimates that along with the code, and nothing was measured.
+--layers compiles the layers of axial attention instead, each alone.
 """
 
 import json
@@ -15,7 +17,7 @@ from deeplab_axial import builders, files
 from deeplab_axial.cli import experiment, folders
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
-from deeplab_axial.tpu_check import process, report, search, topologies
+from deeplab_axial.tpu_check import pace, pace_report, process, report, search, topologies
 
 FLAGS = flags.FLAGS
 
@@ -26,6 +28,8 @@ flags.DEFINE_string(
     "Images of one core: a number; auto for the most that fit; by default train_dataset_options.batch_size shared out.",
 )
 flags.DEFINE_bool("plan_only", False, "Whether to stop when the memory is planned, before machine code is made.")
+flags.DEFINE_bool("layers", False, "Whether to compile the distinct layers of axial attention alone, not the step.")
+flags.DEFINE_string("price_per_chip_hour", "", "What a chip costs an hour, in any currency, for the cost of the run.")
 flags.DEFINE_string("json", None, "File for the same figures as JSON.")
 flags.DEFINE_float("timeout", 7200.0, "Seconds that one compilation may take.", lower_bound=1.0)
 flags.declare_key_flag("config_file")
@@ -36,6 +40,12 @@ flags.declare_key_flag("placeholder")
 def main() -> None:
     """Checks."""
     topology = topologies.parse(FLAGS.topology)
+    price = pace.parse_price(FLAGS.price_per_chip_hour)
+    if FLAGS.layers and (FLAGS.plan_only or FLAGS.batch_size == "auto" or price):
+        raise InputError(
+            "--layers compiles single layers to the end: it goes with neither --plan_only, nor --batch_size=auto, nor "
+            "--price_per_chip_hour. Leave out --layers or these."
+        )
     if FLAGS.json:
         folders.refuse_foreign([FLAGS.json], "json")
     options = experiment.load_config()
@@ -43,6 +53,10 @@ def main() -> None:
         raise InputError(f"{FLAGS.config_file}: tpu_check needs train_dataset_options.crop_size. Received: none.")
     wanted = _batch_size(options, topology)
     process.check_installed()
+    if FLAGS.layers:
+        _check_layers(options, wanted, topology)
+        return
+    run = pace.Run(options.trainer_options.solver_options.training_number_of_steps, price)
     batch_size = wanted or _search(options, topology)
     while True:
         program = builders.build_step_program(options, batch_size, topology.chip.name)
@@ -61,9 +75,22 @@ def main() -> None:
         options.model_options.backbone.attention_logits_at_once > 0,
     )
     if FLAGS.json:
-        content = {"description": files.MARK, **report.as_json(setting, program, topology, result)}
+        content = {"description": files.MARK, **report.as_json(setting, program, topology, result, run)}
         files.write_atomically(FLAGS.json, json.dumps(content, indent=2))
-    print(report.as_text(setting, program, topology, result))
+    print(report.as_text(setting, program, topology, result, run))
+
+
+def _check_layers(options: config_pb2.ExperimentOptions, batch_size: int, topology: topologies.Topology) -> None:
+    """Compiles the layers of attention and prints what they cost; JSON as the flag says."""
+    results = []
+    for layer, *programs in builders.build_layer_programs(options, batch_size, topology.chip.name):
+        compiled = [process.compile_program(program, topology, timeout=FLAGS.timeout) for program in programs]
+        results.append(pace_report.LayerResult(layer, *compiled))
+        print(f"compiled {layer.name} in {sum(result.seconds for result in compiled):.0f} s", flush=True)
+    if FLAGS.json:
+        content = {"description": files.MARK, "topology": topology.name, "layers": pace_report.layer_json(results)}
+        files.write_atomically(FLAGS.json, json.dumps(content, indent=2))
+    print("\n".join(["", *pace_report.layer_lines(results, topology)]))
 
 
 def _batch_size(options: config_pb2.ExperimentOptions, topology: topologies.Topology) -> int | None:

@@ -17,7 +17,8 @@ _PROGRAM = "*.after_codegen.txt"
 _SCHEDULE = "*-{name}-*[0-9]-final_bundles.txt"
 
 # Parts of a step, in the order in which an instruction is tried: by what it does, then by TensorFlow's name.
-PARTS = ("attention's kernels", "copies and transposes", "normalization", "attention", "convolution", "other")
+KERNELS, COPIES = "attention's kernels", "copies and transposes"
+PARTS = (KERNELS, COPIES, "normalization", "attention", "convolution", "other")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.-]+) = (?:\(.*?\)|\S+) ([\w-]+)\(")
@@ -199,9 +200,9 @@ def part_of(name: str, kind: str, operation: str, is_kernel: bool = False) -> st
     """
     last = operation.rpartition("/")[2].lower()
     if is_kernel:
-        return PARTS[0]
+        return KERNELS
     if kind in _COPIES or name.startswith(("copy", "transpose")) or last.startswith("transpose"):
-        return PARTS[1]
+        return COPIES
     if "FusedBatchNorm" in operation or "norm/" in operation:
         return PARTS[2]
     if "attention" in operation or "_axis/" in operation:

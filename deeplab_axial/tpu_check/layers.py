@@ -4,7 +4,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -32,6 +32,16 @@ class Layer(NamedTuple):
     config: str
     name: str = "layer"
     count: int = 1
+
+    @property
+    def attention(self) -> dict[str, Any]:
+        """Keyword arguments of both axes."""
+        return json.loads(self.config)["attention"]
+
+    @property
+    def stride(self) -> int:
+        """By which the layer makes the map smaller."""
+        return json.loads(self.config).get("stride", 1)
 
 
 def find(model: tf_keras.Model, image_shape: tuple[int, int, int, int]) -> list[Layer]:
@@ -92,7 +102,7 @@ def lower_attention(layer: Layer, training: bool, chip: str, kernel: str | None 
 
 def lower_convolution(layer: Layer, training: bool, chip: str) -> Program:
     """A 3 x 3 convolution and its batch normalisation, of as many multiply-adds as the forward pass of a layer."""
-    b, h, w, channels = layer.shape
+    b, h, w, _ = layer.shape
     filters = math.sqrt(count_multiply_adds(layer) / (9 * b * h * w))
     # To the next full lanes: a convolution of 130 channels would be as slow as one of 256.
     filters = max(8, round(filters / 8) * 8)
@@ -140,6 +150,6 @@ def _gradients(module: tf_keras.layers.Layer):
 def attention_layer(
     shape: tuple[int, int, int, int], key_depth: int, value_depth: int, span: int | None = None, **options: Any
 ) -> Layer:
-    """A layer of given depths, as in the first columns of the paper's Table 1."""
-    attention: Mapping[str, Any] = {"key_depth": key_depth, "value_depth": value_depth, "span": span, **options}
+    """A layer of given depths, other options (of `AxialAttention`) as they are by default."""
+    attention = {"key_depth": key_depth, "value_depth": value_depth, "span": span, **options}
     return Layer(shape, json.dumps({"attention": attention}, sort_keys=True))

@@ -3,7 +3,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 from deeplab_axial.errors import InputError
 from deeplab_axial.tpu_check.topologies import Topology
@@ -30,7 +29,8 @@ class Pace:
       seconds: of a step.
       images_per_second: of a core.
       flops_seconds: floor: the step's floating-point operations at the peak of bfloat16.
-      bytes_seconds: floor: the bytes of its arguments and results, once each, at the bandwidth of HBM.
+      bytes_seconds: the other floor: what the compiled instructions read and write, at the bandwidth of HBM. It is none
+        where they find it in the fast memory of the core.
       hours: of the run, without waiting for data, for other cores or for evaluation.
       chip_hours: the same times the chips.
       cost: of the run, in the currency of the price; None without one.
@@ -45,15 +45,13 @@ class Pace:
     cost: float | None
 
 
-def make(
-    cycles: int, flops: float, moved: float, images: int, topology: Topology, run: Run
-) -> Pace:
+def make(cycles: int, flops: float, moved: float, images: int, topology: Topology, run: Run) -> Pace:
     """Turns cycles of a core into time and money.
 
     Args:
       cycles: of a step.
       flops: floating-point operations of a step.
-      moved: bytes that a step cannot but read or write in HBM.
+      moved: bytes that the instructions of a step read and write.
       images: of a core and step.
       topology: whose chips run it.
       run: how often, and at what price.
@@ -90,8 +88,3 @@ def parse_price(text: str) -> float | None:
             f"--price_per_chip_hour must be a positive number, what one chip costs an hour, as 1.2. Received: {text}."
         )
     return price
-
-
-def as_json(pace: Pace | None) -> Mapping[str, float | None] | None:
-    """For scripts; null where it is not known."""
-    return None if pace is None else dataclasses.asdict(pace)

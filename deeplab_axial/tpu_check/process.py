@@ -145,10 +145,11 @@ def _run(root: pathlib.Path, topology: topologies.Topology, makes_code: bool, ti
       How it ended, for people.
     """
     command = [sys.executable, "-m", compiler.__name__, str(root / "step.hlo"), topology.name, str(root)]
+    libtpu = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} --xla_jf_dump_to={root / 'kernels'} {_SCHEDULES}"
     environment = {
         **os.environ,
         **compiler.environment(topology),
-        "LIBTPU_INIT_ARGS": f"{os.environ.get('LIBTPU_INIT_ARGS', '')} --xla_jf_dump_to={root / 'kernels'} {_SCHEDULES}",
+        "LIBTPU_INIT_ARGS": libtpu,
         "XLA_FLAGS": f"--xla_dump_to={root / 'dump'} --xla_dump_hlo_as_text",
     }
     started = time.monotonic()
