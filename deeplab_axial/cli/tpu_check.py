@@ -86,7 +86,8 @@ def _check_layers(options: config_pb2.ExperimentOptions, batch_size: int, topolo
     for layer, *programs in builders.build_layer_programs(options, batch_size, topology.chip.name):
         compiled = [process.compile_program(program, topology, timeout=FLAGS.timeout) for program in programs]
         results.append(pace_report.LayerResult(layer, *compiled))
-        print(f"compiled {layer.name} in {sum(result.seconds for result in compiled):.0f} s", flush=True)
+        seconds = sum(result.seconds for result in compiled)
+        print(f"compiled {'x'.join(map(str, layer.shape))} in {seconds:.0f} s", flush=True)
     if FLAGS.json:
         content = {"description": files.MARK, "topology": topology.name, "layers": pace_report.layer_json(results)}
         files.write_atomically(FLAGS.json, json.dumps(content, indent=2))

@@ -24,13 +24,11 @@ class Layer(NamedTuple):
     Attributes:
       shape: of its input, [B, H, W, C].
       config: of `AxialAttention2D`, as JSON, without its name.
-      name: of the first such layer in the network.
       count: layers of the network that are the same.
     """
 
     shape: tuple[int, int, int, int]
     config: str
-    name: str = "layer"
     count: int = 1
 
     @property
@@ -57,9 +55,9 @@ def find(model: tf_keras.Model, image_shape: tuple[int, int, int, int]) -> list[
         trace(tf_keras.Input(batch_input_shape=image_shape))
     for layer, shape in calls:
         config = {name: value for name, value in layer.get_config().items() if name not in ("name", "dtype")}
-        key = shape, json.dumps(config, sort_keys=True)
+        key = shape, json.dumps(config, sort_keys=True, default=dict)
         before = found.get(key)
-        found[key] = before._replace(count=before.count + 1) if before else Layer(*key, layer.name, 1)
+        found[key] = before._replace(count=before.count + 1) if before else Layer(*key)
     return list(found.values())
 
 

@@ -96,7 +96,7 @@ def layer_lines(results: Sequence[LayerResult], topology: Topology) -> list[str]
         f"({_NOTE}; M cycles)",
         "",
         f"{'input':>20} {'span':>6} {'stride':>6} {'layers':>6} {'forward':>10} {'ms':>8} {'training':>10} {'ms':>8}  "
-        "kernels forward/training, first layer",
+        "of them kernels",
     ]
     for layer, *passes in results:
         numbers = [_layer_cells(result, chip.clock_mhz) for result in passes]
@@ -104,7 +104,7 @@ def layer_lines(results: Sequence[LayerResult], topology: Topology) -> list[str]
         span = layer.attention["span"] or "whole"
         lines.append(
             f"{'x'.join(map(str, layer.shape)):>20} {span:>6} {layer.stride:>6} {layer.count:>6} {' '.join(numbers)}  "
-            f"{shares}, {layer.name}"
+            f"{shares}"
         )
         lines += [f"{'':>20} {why}" for why in sorted({r.error or r.no_cycles for r in passes} - {""})]
     return lines
@@ -114,7 +114,6 @@ def layer_json(results: Sequence[LayerResult]) -> list[dict[str, Any]]:
     """The same for scripts."""
     return [
         {
-            "name": layer.name,
             "count": layer.count,
             "shape": layer.shape,
             "attention": layer.attention,
