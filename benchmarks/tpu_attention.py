@@ -10,7 +10,7 @@ in the forward pass. Every row is added at once to benchmarks/results/tpu_attent
 not compiled again, so the script can be stopped and started again; some rows take minutes. The most telling come first.
 
 Columns beside those that say what was compiled: `cycles` of a run, empty with the reason in `unknown`; `ms` at the
-chip's clock; `kernel_cycles` and `copy_cycles`, parts of them; `multiply_adds` of the forward pass; `seconds`, taken.
+chip's clock; `kernel_cycles` and `copy_cycles`, parts of them; `multiply_adds` of the forward pass.
 """
 
 import csv
@@ -18,7 +18,6 @@ import json
 import pathlib
 import subprocess
 import sys
-import time
 
 import tf_keras
 from absl import app, flags
@@ -35,7 +34,7 @@ flags.DEFINE_string("case", "", "One row, as JSON; for the script itself.")
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "tpu_attention-compiler.csv"
 KEY = ["layer", "batch", "height", "width", "channels", "key_depth", "value_depth", "span", "pass", "chip", "route"]
-COLUMNS = [*KEY, "cycles", "ms", "kernel_cycles", "copy_cycles", "multiply_adds", "unknown", "seconds", "environment"]
+COLUMNS = [*KEY, "cycles", "ms", "kernel_cycles", "copy_cycles", "multiply_adds", "unknown", "environment"]
 ROUTES = ("PALLAS", "CONVOLUTION", "XLA")
 CHIPS = ("v5e", "v6e", "v5p", "v4")
 # Output strides and channels of the stages; the depth of keys is half of the channels.
@@ -127,7 +126,6 @@ def _add(row) -> None:
 
 
 def _measure(row) -> dict[str, object]:
-    started = time.monotonic()
     tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
     shape = tuple(row[name] for name in ("batch", "height", "width", "channels"))
     layer = layers.attention_layer(shape, row["key_depth"], row["value_depth"], row["span"] or None)
@@ -145,7 +143,6 @@ def _measure(row) -> dict[str, object]:
         "copy_cycles": parts.get(cycles.COPIES, 0) if total else "",
         "multiply_adds": layers.count_multiply_adds(layer),
         "unknown": " ".join((result.error or result.no_cycles).split())[:200],
-        "seconds": round(time.monotonic() - started),
         "environment": "jax 0.10.2, libtpu 0.0.52",
     }
 

@@ -226,11 +226,9 @@ def _result(operation: _Operation, state: dict[str, _Value]) -> _Value:
         return int(operation.name == "pnand")
     if None in values or not values:
         return None
-    if operation.name in _COMPARISONS:
-        return int(_COMPARISONS[operation.name](*values))
-    compute = _ARITHMETIC.get(operation.name)
+    compute = _COMPARISONS.get(operation.name) or _ARITHMETIC.get(operation.name)
     try:
-        return None if compute is None else _signed(compute(*values))
+        return None if compute is None else _signed(int(compute(*values)))
     except TypeError:
         raise ValueError(f"cannot read the operands of {operation}") from None
 

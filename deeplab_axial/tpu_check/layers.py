@@ -101,11 +101,15 @@ def lower_attention(layer: Layer, training: bool, chip: str, kernel: str | None 
 def lower_convolution(layer: Layer, training: bool, chip: str) -> Program:
     """A 3 x 3 convolution and its batch normalisation, of as many multiply-adds as the forward pass of a layer."""
     b, h, w, _ = layer.shape
-    filters = math.sqrt(count_multiply_adds(layer) / (9 * b * h * w))
-    # To the next full lanes: a convolution of 130 channels would be as slow as one of 256.
-    filters = max(8, round(filters / 8) * 8)
+    filters = num_filters(layer)
     convolution = ConvBN(filters, 3, activate=False)
     return _lower(convolution, (b, h, w, filters), training, chip)
+
+
+def num_filters(layer: Layer) -> int:
+    """Channels, a multiple of 8, of the convolution of as many multiply-adds."""
+    b, h, w, _ = layer.shape
+    return max(8, round(math.sqrt(count_multiply_adds(layer) / (9 * b * h * w)) / 8) * 8)
 
 
 def count_multiply_adds(layer: Layer) -> int:
