@@ -12,12 +12,14 @@ from deeplab_axial.tpu_check import layers, process, topologies
 from tests.cli import commands
 
 V5E = topologies.parse("v5e:2x2")
-# Cycles of one pass on v5e, in bfloat16, height and width with projections and batch normalisation: measured, and 5 %.
+# Cycles of the forward pass on v5e, in bfloat16, as benchmarks/results has them; more than 5 % above is too many.
+L4 = layers.attention_layer((8, 65, 65, 512), 256, 512)
+S2 = layers.attention_layer((1, 257, 257, 64), 32, 64)
 SHAPES = {
-    "L, stage 4": (layers.attention_layer((8, 65, 65, 512), 256, 512), False, 10_707_741),
-    "S, stage 2": (layers.attention_layer((1, 257, 257, 64), 32, 64), False, 6_138_584),
-    "S, stage 2, span 65": (layers.attention_layer((1, 257, 257, 64), 32, 64, 65), False, 4_549_180),
-    "S, stage 2, training": (layers.attention_layer((1, 257, 257, 64), 32, 64), True, LIMIT_S2_TRAINING),
+    "L, stage 4": (L4, True, 10_707_741),
+    "L, stage 4, convolution": (L4, False, 722_634),
+    "S, stage 2": (S2, True, 6_138_584),
+    "S, stage 2, span 65": (layers.attention_layer((1, 257, 257, 64), 32, 64, 65), True, 4_549_180),
 }
 
 
@@ -56,18 +58,20 @@ def _is_installed() -> bool:
 @pytest.mark.skipif(not _is_installed(), reason="needs the extra [tpu-check]")
 @pytest.mark.parametrize("name", SHAPES)
 def test_cycles(name):
-    layer, training, measured = SHAPES[name]
+    layer, is_attention, measured = SHAPES[name]
     before = tf_keras.mixed_precision.global_policy()
     tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        program = layers.lower_attention(layer, training, "v5e", "PALLAS")
+        if is_attention:
+            program = layers.lower_attention(layer, False, "v5e", "PALLAS")
+        else:
+            program = layers.lower_convolution(layer, False, "v5e")
     finally:
         tf_keras.mixed_precision.set_global_policy(before)
     result = process.compile_program(program, V5E)
     assert not result.error
     assert not result.no_cycles
     assert result.expected.total <= 1.05 * measured
-    assert len(result.expected.dearest) == 5
 
 
 def test_a_layer_that_xla_cannot_compile_is_said(monkeypatch):
