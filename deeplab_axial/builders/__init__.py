@@ -31,7 +31,7 @@ from deeplab_axial.builders.model import (
     build_symbolic_model,
     portable,
 )
-from deeplab_axial.builders.step_program import build_step_program
+from deeplab_axial.builders.step_program import build_layer_programs, build_step_program
 from deeplab_axial.builders.strategy import build_strategy, check_tpu
 from deeplab_axial.builders.training import (
     build_loop_options,
@@ -50,6 +50,7 @@ __all__ = [
     "build_evaluation_image_options",
     "build_image_options",
     "build_label_space",
+    "build_layer_programs",
     "build_loop_options",
     "build_loss",
     "build_metric_options",

@@ -14,7 +14,7 @@ from deeplab_axial.data.label_space import LabelSpace
 from deeplab_axial.errors import InputError
 from deeplab_axial.layers import target
 from deeplab_axial.protos import config_pb2
-from deeplab_axial.tpu_check import step
+from deeplab_axial.tpu_check import layers, step
 
 
 def build_step_program(options: config_pb2.ExperimentOptions, batch_size: int, chip: str = "") -> step.Program:
@@ -30,14 +30,47 @@ def build_step_program(options: config_pb2.ExperimentOptions, batch_size: int, c
     Raises:
       InputError: the optimizer cannot be made, TensorFlow cannot compile the step with XLA, or the process was killed.
     """
+    return _in_process(_trace, options, batch_size, chip)
+
+
+def build_layer_programs(
+    options: config_pb2.ExperimentOptions, batch_size: int, chip: str
+) -> list[tuple[layers.Layer, step.Program, step.Program]]:
+    """The distinct layers of axial attention at the crop size, forward and training, each alone, for a TPU.
+
+    Args:
+      options: validated, with train_dataset_options.
+      batch_size: images that a layer sees.
+      chip: "v5e".
+
+    Raises:
+      InputError: the network has no such layer, or the process that traces them was killed.
+    """
+    return _in_process(_trace_layers, options, batch_size, chip)
+
+
+def _in_process(function, options: config_pb2.ExperimentOptions, batch_size: int, chip: str):
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_trace, options, batch_size, chip).result()
+            return pool.submit(function, options, batch_size, chip).result()
         except BrokenProcessPool as error:
             raise InputError(
                 f"The process that traces the training step of {batch_size} images was killed, most likely for want of "
                 "memory. Free some, or choose fewer images or a smaller train_dataset_options.crop_size."
             ) from error
+
+
+def _trace_layers(options: config_pb2.ExperimentOptions, batch_size: int, chip: str):
+    height, width = options.train_dataset_options.crop_size
+    set_precision_and_seed(options.trainer_options)
+    with target.assume_accelerator():
+        found = layers.find(build_model(options), (batch_size, height, width, 3))
+    if not found:
+        raise InputError(
+            f"--layers is for networks with axial attention. Received: backbone {options.model_options.backbone.name}. "
+            "Leave the flag out to check the whole step."
+        )
+    return [(each, *(layers.lower_attention(each, training, chip) for training in (False, True))) for each in found]
 
 
 def _trace(options: config_pb2.ExperimentOptions, batch_size: int, chip: str) -> step.Program:

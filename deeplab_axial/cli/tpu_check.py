@@ -10,7 +10,7 @@ from deeplab_axial.cli import folders
 from deeplab_axial.cli.options.experiment import load_config
 from deeplab_axial.errors import InputError
 from deeplab_axial.protos import config_pb2
-from deeplab_axial.tpu_check import process, report, search, topologies
+from deeplab_axial.tpu_check import pace, pace_report, process, report, search, topologies
 
 FLAGS = flags.FLAGS
 
@@ -18,6 +18,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
     """Checks."""
     topology = topologies.parse(FLAGS.topology)
+    price = pace.parse_price(FLAGS.price_per_chip_hour)
     if FLAGS.json:
         folders.refuse_foreign([FLAGS.json], "json")
     options = load_config()
@@ -25,6 +26,10 @@ def main() -> None:
         raise InputError(f"{FLAGS.config_file}: tpu_check needs train_dataset_options.crop_size. Received: none.")
     wanted = _batch_size(options, topology)
     process.check_installed()
+    if FLAGS.layers:
+        _check_layers(options, wanted, topology)
+        return
+    run = pace.Run(options.trainer_options.solver_options.training_number_of_steps, price)
     batch_size = wanted or _search(options, topology)
     while True:
         program = builders.build_step_program(options, batch_size, topology.chip.name)
@@ -43,9 +48,23 @@ def main() -> None:
         options.model_options.backbone.attention_logits_at_once > 0,
     )
     if FLAGS.json:
-        content = {"description": files.MARK, **report.as_json(setting, program, topology, result)}
+        content = {"description": files.MARK, **report.as_json(setting, program, topology, result, run)}
         files.write_atomically(FLAGS.json, json.dumps(content, indent=2))
-    print(report.as_text(setting, program, topology, result))
+    print(report.as_text(setting, program, topology, result, run))
+
+
+def _check_layers(options: config_pb2.ExperimentOptions, batch_size: int, topology: topologies.Topology) -> None:
+    """Compiles the layers of attention and prints what they cost; JSON as the flag says."""
+    results = []
+    for layer, *programs in builders.build_layer_programs(options, batch_size, topology.chip.name):
+        compiled = [process.compile_program(program, topology, timeout=FLAGS.timeout) for program in programs]
+        results.append(pace_report.LayerResult(layer, *compiled))
+        seconds = sum(result.seconds for result in compiled)
+        print(f"compiled {'x'.join(map(str, layer.shape))} in {seconds:.0f} s", flush=True)
+    if FLAGS.json:
+        content = {"description": files.MARK, "topology": topology.name, "layers": pace_report.layer_json(results)}
+        files.write_atomically(FLAGS.json, json.dumps(content, indent=2))
+    print("\n".join(["", *pace_report.layer_lines(results, topology)]))
 
 
 def _batch_size(options: config_pb2.ExperimentOptions, topology: topologies.Topology) -> int | None:

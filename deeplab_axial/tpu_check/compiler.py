@@ -23,7 +23,7 @@ def main(hlo_file: str, topology_name: str, folder: str) -> None:
       hlo_file: HloModuleProto, serialised.
       topology_name: see `topologies.parse`.
       folder: gets costs.json, {"flops", "bytes_accessed", "loops": whose bodies count once}, and at the end
-        executable.json, {"code": bytes} or {"error": what the compiler answers}.
+        executable.json, {"code": bytes, "bytes_after_fusion"} or {"error": what the compiler answers}.
     """
     topology = topologies.parse(topology_name)
     os.environ.update(environment(topology))
@@ -51,7 +51,9 @@ def main(hlo_file: str, topology_name: str, folder: str) -> None:
         _write(folder, "executable", {"error": str(error)})
     else:
         memory = executable.get_compiled_memory_stats()
-        _write(folder, "executable", {"code": memory.generated_code_size_in_bytes})
+        fused = _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, executable.hlo_modules()[0])
+        values = {"code": memory.generated_code_size_in_bytes, "bytes_after_fusion": fused["bytes accessed"]}
+        _write(folder, "executable", values)
 
 
 def _write(folder: str, name: str, values: Mapping[str, Any]) -> None:

@@ -13,11 +13,14 @@ import tempfile
 import time
 
 from deeplab_axial.errors import InputError
-from deeplab_axial.tpu_check import compiler, plan, topologies
+from deeplab_axial.tpu_check import compiler, cycles, plan, topologies
 from deeplab_axial.tpu_check.step import Program
 
 # As in setup.py.
 _VERSIONS = {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.52"}
+# Of all that is known of a schedule, only its last state.
+_SCHEDULES = "--xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
+_NO_CODE = "the compiler estimates it when it makes machine code, and none was made"
 _POLL = 0.5  # seconds
 _OUT_OF_MEMORY = re.compile(r"^RESOURCE_EXHAUSTED.*\b(?:hbm|HBM)\b", re.DOTALL)
 
@@ -35,6 +38,10 @@ class Result:
       loops: whose bodies count once in the two.
       error: why it does not compile, other than want of memory; empty if it does.
       seconds: taken.
+      expected: cycles that the compiler expects a run of the program to take; None if they are not known.
+      no_cycles: why they are not known.
+      bytes_after_fusion: that the instructions of the compiled program read and write, the bodies of loops once; None
+        if no machine code was made.
     """
 
     plan: plan.Plan | None
@@ -45,6 +52,9 @@ class Result:
     loops: int
     error: str
     seconds: float
+    expected: cycles.Cycles | None = None
+    no_cycles: str = ""
+    bytes_after_fusion: float | None = None
 
     @property
     def needed(self) -> int:
@@ -91,6 +101,7 @@ def compile_program(
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         (root / "step.hlo").write_bytes(program.hlo)
+        (root / "kernels").mkdir()
         ending = _run(root, topology, makes_code, timeout)
         answers = {}
         for name in ("costs", "executable"):
@@ -101,6 +112,7 @@ def compile_program(
         if not is_done:
             last = (root / "log").read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
             raise InputError(f"The compiler for {topology.name} {ending}. Its last lines:\n  " + "\n  ".join(last))
+        expected, reason = _cycles(root, topology.chip) if "code" in answers else (None, _NO_CODE)
     error = answers.get("error", "")
     lacks_memory = planned is not None and bool(_OUT_OF_MEMORY.search(error))
     return Result(
@@ -112,19 +124,32 @@ def compile_program(
         answers["loops"],
         "" if lacks_memory else error,
         time.monotonic() - started,
+        expected,
+        reason,
+        answers.get("bytes_after_fusion"),
     )
 
 
+def _cycles(root: pathlib.Path, chip: topologies.Chip) -> tuple[cycles.Cycles | None, str]:
+    """What the compiler expects, or why that is not known."""
+    try:
+        return cycles.read(root / "dump", root / "kernels", chip.branch_delay), ""
+    except ValueError as error:
+        return None, str(error)
+
+
 def _run(root: pathlib.Path, topology: topologies.Topology, makes_code: bool, timeout: float) -> str:
-    """Runs `compiler` on step.hlo in a folder, where costs.json, executable.json, dump and log come to lie.
+    """Runs `compiler` on step.hlo in a folder, where costs.json, executable.json, dump, kernels and log come to lie.
 
     Returns:
       How it ended, for people.
     """
     command = [sys.executable, "-m", compiler.__name__, str(root / "step.hlo"), topology.name, str(root)]
+    libtpu = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} --xla_jf_dump_to={root / 'kernels'} {_SCHEDULES}"
     environment = {
         **os.environ,
         **compiler.environment(topology),
+        "LIBTPU_INIT_ARGS": libtpu,
         "XLA_FLAGS": f"--xla_dump_to={root / 'dump'} --xla_dump_hlo_as_text",
     }
     started = time.monotonic()

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from typing import Any
 
-from deeplab_axial.tpu_check import topologies
+from deeplab_axial.tpu_check import pace, pace_report, topologies
 from deeplab_axial.tpu_check.process import Result
 from deeplab_axial.tpu_check.step import Program
 
@@ -52,7 +52,9 @@ def fits(program: Program, topology: topologies.Topology, result: Result) -> boo
     return result.fits and result.needed + between_cores(program, topology) <= available(topology)
 
 
-def as_json(setting: Setting, program: Program, topology: topologies.Topology, result: Result) -> dict[str, Any]:
+def as_json(
+    setting: Setting, program: Program, topology: topologies.Topology, result: Result, run: pace.Run
+) -> dict[str, Any]:
     """The report for scripts; sizes are in bytes, and null is what is not known."""
     return {
         **dataclasses.asdict(setting),
@@ -72,11 +74,12 @@ def as_json(setting: Setting, program: Program, topology: topologies.Topology, r
         "bytes_accessed": result.bytes_accessed * setting.accumulation_steps,
         "loops": _uncounted_loops(setting, result),
         "largest_buffers": [dataclasses.asdict(buffer) for buffer in result.plan.buffers] if result.plan else [],
+        "time": pace_report.step_json(result, setting.accumulation_steps, program.batch_size, topology, run),
         "seconds": round(result.seconds, 1),
     }
 
 
-def as_text(setting: Setting, program: Program, topology: topologies.Topology, result: Result) -> str:
+def as_text(setting: Setting, program: Program, topology: topologies.Topology, result: Result, run: pace.Run) -> str:
     """The report for people."""
     height, width = setting.crop_size
     cores, images = topology.num_cores, program.batch_size
@@ -109,6 +112,7 @@ def as_text(setting: Setting, program: Program, topology: topologies.Topology, r
     lines.append(f"bytes accessed: {at_least}{accessed:,.0f} GB a step before fusion")
     if loops:
         lines.append(f"  {loops} loops (over parts of attention, for one) count as if they ran once")
+    lines += ["", *pace_report.step_lines(result, setting.accumulation_steps, images, topology, run)]
     lines += ["", "largest buffers:"]
     for buffer in result.plan.buffers:
         lines.append(f"  {buffer.bytes / 2**20:>7.1f} MiB  {buffer.shape.partition('{')[0]}  {buffer.operation}")

@@ -62,7 +62,7 @@ def main(hlo_file: str, topology: str, folder: str) -> None:
     (dump / "module_0.step.after_optimizations_after_buffer_assignment.txt").write_text(PROGRAM)
     if word == "stop":
         time.sleep(60)
-    (root / "executable.json").write_text(json.dumps({"code": 700}))
+    (root / "executable.json").write_text(json.dumps({"code": 700, "bytes_after_fusion": 1e9}))
 
 
 if __name__ == "__main__":

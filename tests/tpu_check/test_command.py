@@ -77,6 +77,9 @@ def test_plan_only():
         (["--topology=v9"], "--topology must name one of the chips"),
         (["--topology=v5e:4x8"], "must be a multiple of the 32 cores of v5e:4x8"),
         (["--topology=v5e", "--batch_size=0"], "--batch_size must be auto or a multiple"),
+        (["--topology=v5e", "--price_per_chip_hour=-1"], "--price_per_chip_hour must be a positive number"),
+        (["--topology=v5e", "--layers", "--plan_only"], "--layers compiles single layers to the end"),
+        (["--topology=v5e", "--layers", "--batch_size=auto"], "nor --batch_size=auto"),
         (["--topology=v5e", "--batch_size=two"], "--batch_size must be auto or a multiple"),
     ],
 )
@@ -85,3 +88,28 @@ def test_mistakes(flags, rule):
     assert result.status == 1
     assert rule in result.err
     assert not compiled
+
+
+def _main_for_layers(arguments: list[str]) -> int:
+    """Runs the command with layers and a compiler that expects 1.5 M cycles of everything."""
+    from deeplab_axial import builders
+    from deeplab_axial.cli import main
+    from deeplab_axial.tpu_check import cycles, layers, process, step
+
+    layer = layers.attention_layer((1, 257, 257, 64), 32, 64, 65)
+    program = step.Program(b"", 1, 0, 0)
+    expected = cycles.Cycles(1_500_000, {cycles.KERNELS: 750_000}, ())
+    builders.build_layer_programs = lambda options, batch_size, chip: [(layer, program, program)]
+    process.compile_program = lambda *_, **__: process.Result(None, True, 1, 1e9, 1e9, 0, "", 1.0, expected)
+    process.check_installed = lambda: None
+    return main.main(["deeplab-axial", "tpu_check", *arguments])
+
+
+def test_layers(tmp_path):
+    flags = [f"--config_file={commands.TINY}", "--topology=v5e", "--layers", "--batch_size=1"]
+    result = commands.call(_main_for_layers, [*flags, f"--json={tmp_path / 'out.json'}"])
+    assert result.status == 0, result.err
+    assert "not a measurement" in result.out
+    assert "1x257x257x64     65      1      1      1.500     1.00      1.500     1.00  50%/50%" in result.out
+    (values,) = json.loads((tmp_path / "out.json").read_text())["layers"]
+    assert (values["attention"]["span"], values["training"]["cycles"]) == (65, 1_500_000)
