@@ -22,6 +22,17 @@ class SceneRecords(NamedTuple):
     num_val: int
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _graphs_as_they_are() -> None:
+    """Runs graphs without TensorFlow's optimisers, which take longer than most tests compute.
+
+    Commands that tests start in processes of their own have them.
+    """
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 @pytest.fixture(autouse=True)
 def _same_weights_in_every_run(request) -> None:
     """Seeds Python, NumPy and TensorFlow, which draw the weights of networks, before each test.

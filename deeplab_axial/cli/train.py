@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import flags, logging
 
 from deeplab_axial import builders, config, files, locks, progress
-from deeplab_axial.cli import config_changes, config_differences, experiment, folders, run_end
+from deeplab_axial.cli import config_changes, config_differences, experiment, folders, graph_optimizers, run_end
 from deeplab_axial.cli.options.experiment import load_config
 from deeplab_axial.data import diagnosis
 from deeplab_axial.data.label_space import LabelSpace, differences, tell
@@ -55,6 +55,8 @@ def main() -> None:
     profile = _parse_profile(options, trains)
     builders.check_tpu(options, FLAGS.mode, FLAGS.model_dir, FLAGS.tpu)
     strategy = builders.build_strategy(FLAGS.num_gpus, FLAGS.tpu, trains)
+    if trains and not (FLAGS.num_gpus or FLAGS.tpu or options.trainer_options.use_xla):
+        graph_optimizers.leave_out_slow_ones()
     workers = Workers(strategy)
     with workers.job(FLAGS.model_dir) as folder, _locked(workers):
         _run(options, strategy, workers, folder, profile)
