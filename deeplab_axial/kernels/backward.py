@@ -177,17 +177,18 @@ def backward(
       qkv: as for `forward`.
       g: gradients of the retrieved content and, where it takes part, position: [L, A, e, R] each.
       scales: as for `forward`.
-      log_sums: [A, L, R], of the forward pass.
+      log_sums: of the forward pass.
       tables: as for `forward`.
       plan: of the axis.
       interpret: whether to run in Python, without a TPU.
       vmem_bytes: that the compiler may use.
 
     Returns:
-      Gradients of q, k and v, [L, A, d or e, R]; of the scales, [A, T, R], for each pair its own; of the tables.
+      Gradients of q, k and v, [L, A, d or e, R], nothing of the last R % 128; of the scales, [A, T, R - R % 128], for
+      each pair its own; of the tables.
     """
     q, k, v = qkv
-    groups, num_lanes = q.num_heads, q.array.shape[3] // LANES * LANES
+    groups, rows = q.num_heads, q.array.shape[3]
 
     def at_queries(t):
         return t
@@ -206,7 +207,7 @@ def backward(
     scratch += [(plan.num_queries * plan.window, LANES), (plan.window, LANES)]
     return pl.pallas_call(
         functools.partial(_kernel, plan=plan, places=[x.place for x in (*qkv, *g)]),
-        grid=(groups, num_lanes // LANES, plan.num_blocks),
+        grid=(groups, rows // LANES, plan.num_blocks),
         in_specs=[
             [q.spec(plan.num_queries, at_queries), k.spec(plan.length, at_keys), v.spec(plan.length, at_keys)],
             [x.spec(plan.num_queries, at_queries) for x in g],
@@ -224,8 +225,8 @@ def backward(
             of_tables,
         ],
         out_shape=[
-            [jax.ShapeDtypeStruct((plan.length, groups, depth, num_lanes), dtype) for depth in depths],
-            jax.ShapeDtypeStruct((groups, plan.num_terms, num_lanes), FLOAT),
+            [jax.ShapeDtypeStruct((plan.length, groups, depth, rows), dtype) for depth in depths],
+            jax.ShapeDtypeStruct((groups, plan.num_terms, rows // LANES * LANES), FLOAT),
             {name: jax.ShapeDtypeStruct(x.shape, FLOAT) for name, x in tables.items()},
         ],
         scratch_shapes=[pltpu.VMEM(shape, FLOAT) for shape in scratch],

@@ -101,8 +101,7 @@ def forward(
     """Attention of A groups of R pairs.
 
     Args:
-      qkv: queries and keys [L, A, d, R], values [L, A, e, R]; R is a multiple of 128, or more (the rest is not looked
-        at).
+      qkv: queries and keys [L, A, d, R], values [L, A, e, R]; of R, the last R % 128 are not looked at.
       scales: [A, T, 128], a factor for each logit term; the same for all R, or R is 128.
       tables: "query", "key" and "value", where they take part: [plan.table_rows, d or e]. Of "query" and "value", row
         j - i + plan.query_end - 1 is that of key j and query i, of "key" it is row i - j + plan.size - 1.
@@ -111,17 +110,17 @@ def forward(
       vmem_bytes: that the compiler may use.
 
     Returns:
-      What is retrieved, [L, 1 or 2, A, e, R], content and position; and the logarithm of the sum of exponentials,
-      [A, L, R], float32.
+      What is retrieved, [L, 1 or 2, A, e, R], content and position, nothing of the last R % 128; and the logarithm of
+      the sum of exponentials, [A, L, R - R % 128], float32.
     """
     q, k, v = qkv
-    groups, num_lanes = q.num_heads, q.array.shape[3] // LANES * LANES
+    groups, rows = q.num_heads, q.array.shape[3]
     retrieved = (plan.num_queries, plan.num_retrieved, None, plan.value_depth, LANES)
     scratch = [(plan.key_depth * plan.size, LANES), (plan.value_depth * plan.size, LANES)]
     scratch += [(plan.num_queries * plan.window, LANES)]
     return pl.pallas_call(
         functools.partial(_kernel, plan=plan, places=[heads.place for heads in qkv]),
-        grid=(groups, num_lanes // LANES, plan.num_blocks),
+        grid=(groups, rows // LANES, plan.num_blocks),
         in_specs=[
             [
                 q.spec(plan.num_queries, lambda t: t),
@@ -136,8 +135,8 @@ def forward(
             pl.BlockSpec((None, plan.num_queries, LANES), lambda a, r, t: (a, t, r)),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((plan.length, plan.num_retrieved, groups, plan.value_depth, num_lanes), q.array.dtype),
-            jax.ShapeDtypeStruct((groups, plan.length, num_lanes), FLOAT),
+            jax.ShapeDtypeStruct((plan.length, plan.num_retrieved, groups, plan.value_depth, rows), q.array.dtype),
+            jax.ShapeDtypeStruct((groups, plan.length, rows // LANES * LANES), FLOAT),
         ],
         scratch_shapes=[pltpu.VMEM(shape, FLOAT) for shape in scratch],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=vmem_bytes),
