@@ -123,7 +123,8 @@ class AxialAttention(attention.PositionSensitiveAttention):
         x = tf.reshape(x, [1, sizes[0], -1, x.shape[3]])
         # Not tensordot: XLA chooses a layout for these dimensions, rows innermost, and not for a matrix of them.
         qkv = tf.einsum("blrc,cd->blrd", x, tf.cast(self.qkv_kernel, x.dtype))
-        retrieved = self._attend_by_kernel(layer, self._normalised(qkv, training), training)
+        qkv = tf.cast(self._normalised(qkv, training), x.dtype)  # a normalisation may have a policy of its own
+        retrieved = self._attend_by_kernel(layer, qkv, training)
         x = tf.reshape(self._sum_of_terms(retrieved, training), [*sizes, self.value_depth])
         return tf.transpose(x, [order.index(i) for i in range(4)])
 
@@ -144,7 +145,7 @@ class AxialAttention(attention.PositionSensitiveAttention):
         return axial_kernel.Layer(shape, inputs.dtype.name, self.num_heads, *depths, self.span, terms)
 
     def _attend_by_kernel(self, layer: axial_kernel.Layer, qkv: tf.Tensor, training: bool) -> tf.Tensor:
-        """[L, R, 2K + V] -> retrieved terms side by side, [L, R, V or 2V]."""
+        """[1, L, R, 2K + V] -> retrieved terms side by side, [1, L, R, V or 2V]."""
         moments = None
         if training and self.use_batch_norm and not self.logit_norm.is_held:
             moments = self._moments_of_rows(tf.transpose(qkv[0], [1, 0, 2]))
