@@ -11,12 +11,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from deeplab_axial.kernels import common
-from deeplab_axial.kernels.common import FLOAT
+from deeplab_axial.kernels.common import FLOAT, MASKED, Columns, Window
 from deeplab_axial.kernels.heads import Heads, Place
 from deeplab_axial.kernels.plan import LANES, SUBLANES, Plan
-
-# Sums that are kept in registers at a time.
-_AT_ONCE = 16
 
 
 def _kernel(
@@ -25,140 +22,164 @@ def _kernel(
     """One block of queries of 128 pairs; arguments as for `backward`, each of 128 lanes, and scratch."""
     keys, values, dkeys, dvalues, dkeys_of_position, logits, weights = scratch
     dq, dk, dv = dqkv
-    dtype, num_sublanes = dq.dtype, plan.window // SUBLANES
     q, k, v, *g = (place.reader(ref) for place, ref in zip(places, [*qkv, *g]))
     block = pl.program_id(2)
-    first_query, first_key = block * plan.num_queries, plan.first_key(block)
-    num_queries = jnp.minimum(plan.num_queries, plan.length - first_query)
-    is_first = (pl.program_id(0) == 0) & (pl.program_id(1) == 0) & (block == 0)
+    window = Window.of_block(plan, block)
+    keys, dkeys = (Columns(x, plan.key_depth, window) for x in (keys, dkeys))
+    values, dvalues = (Columns(x, plan.value_depth, window) for x in (values, dvalues))
+    key_scale = scales[plan.num_terms - 1 :]
 
-    @pl.when(is_first)
+    @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0) & (block == 0))
     def _():
         for x in dtables.values():
             x[...] = jnp.zeros_like(x)
 
     @pl.when(block == 0)
     def _():
-        common.spread(k, keys, plan, plan.key_depth)
-        common.spread(v, values, plan, plan.value_depth)
-        for x in (dkeys, dvalues, dkeys_of_position, dscales):
+        keys.fill(k)
+        values.fill(v)
+        for x in (dkeys.scratch, dvalues.scratch, dkeys_of_position, dscales):
             x[...] = jnp.zeros_like(x)
 
     if plan.key_position:
-        key_scale = scales[plan.num_terms - 1 : plan.num_terms]
-        common.key_position_logits(k, dtype, key_scale, tables["key"], logits, first_key, first_query, plan)
+        common.key_position_logits(k, key_scale, tables["key"], logits, window)
 
-    def at(channel, b):
-        start = channel * plan.size + first_key + SUBLANES * b
-        return pl.ds(pl.multiple_of(start, SUBLANES), SUBLANES)
+    def pair(queries):
+        # One behind the last query is that again, with weights of 0.
+        last = window.num_queries - 1
+        x = [q(jnp.minimum(i, last)) for i in queries]
+        dy = [[each(jnp.minimum(i, last)) for i in queries] for each in g]
+        sums = [jnp.where(i <= last, log_sums[pl.ds(jnp.minimum(i, last), 1)], -MASKED) for i in queries]
+        _fill_weights(x, dy, sums, queries, scales, tables, keys, values, logits, weights)
+        _of_values(queries, dy, dvalues, weights, dtables)
+        _of_queries(x, queries, scales, tables, keys, dkeys, logits, dq, dscales, dtables)
 
-    def one(i, _):
-        query = first_query + i
-        start = first_key - query + plan.query_end - 1
-        base = pl.multiple_of(i * plan.window, SUBLANES)
-        x, dy = q(i).astype(FLOAT), g[0](i).astype(FLOAT)
-        content, log_sum = x * scales[:1], log_sums[pl.ds(i, 1)]
-        if plan.query_position:
-            query_rows = tables["query"][pl.ds(start, plan.window), :].astype(dtype)
-            scaled = (x * scales[1:2]).astype(dtype)
-            position = common.dot(query_rows, scaled, 1, 0)
-        if plan.value_position:
-            value_rows = tables["value"][pl.ds(start, plan.window), :].astype(dtype)
-            dposition = common.dot(value_rows, g[1](i), 1, 0)
-        total = jnp.zeros((SUBLANES, LANES), FLOAT)
-        for b in range(num_sublanes):
-            rows, there = slice(SUBLANES * b, SUBLANES * (b + 1)), pl.ds(base + SUBLANES * b, SUBLANES)
-            logit = content[:1] * keys[at(0, b), :]
-            for c in range(1, plan.key_depth):
-                logit += content[c : c + 1] * keys[at(c, b), :]
-            if plan.query_position:
-                logit += position[rows]
-            if plan.key_position:
-                logit += logits[there, :]
-            weight = jnp.exp(logit - log_sum)
-            visible = common.is_visible(b, first_key, query, plan)
-            if visible is not None:
-                weight = jnp.where(visible, weight, 0.0)
-            dweight = dy[:1] * values[at(0, b), :]
-            for c in range(1, plan.value_depth):
-                dweight += dy[c : c + 1] * values[at(c, b), :]
-            if plan.value_position:
-                dweight += dposition[rows]
-            weights[rows, :] = weight
-            product = weight * dweight
-            total += product
-            logits[there, :] = product
-        total = jnp.sum(total, axis=0, keepdims=True)
-        for b in range(num_sublanes):
-            there = pl.ds(base + SUBLANES * b, SUBLANES)
-            logits[there, :] -= weights[SUBLANES * b : SUBLANES * (b + 1), :] * total
-        for c in range(plan.value_depth):
-            for b in range(num_sublanes):
-                dvalues[at(c, b), :] += weights[SUBLANES * b : SUBLANES * (b + 1), :] * dy[c : c + 1]
-        for c in range(plan.key_depth):
-            for b in range(num_sublanes):
-                dkeys[at(c, b), :] += logits[pl.ds(base + SUBLANES * b, SUBLANES), :] * content[c : c + 1]
-        parts = []
-        for first in range(0, plan.key_depth, _AT_ONCE):
-            channels = range(first, min(first + _AT_ONCE, plan.key_depth))
-            sums = [jnp.zeros((SUBLANES, LANES), FLOAT) for _ in channels]
-            for b in range(num_sublanes):
-                dlogit = logits[pl.ds(base + SUBLANES * b, SUBLANES), :]
-                for n, c in enumerate(channels):
-                    sums[n] += dlogit * keys[at(c, b), :]
-            parts.append(common.sums_over_sublanes(sums, dtype))
-        part = jnp.concatenate(parts, axis=0)
-        dx = part * scales[:1]
-        dscales[:1] += jnp.sum(part * x, axis=0, keepdims=True)
-        dlogits = logits[pl.ds(base, plan.window), :].astype(dtype)
-        if plan.query_position:
-            part = common.dot(query_rows, dlogits, 0, 0)
-            dx += part * scales[1:2]
-            dscales[1:2] += jnp.sum(part * x, axis=0, keepdims=True)
-            dtables["query"][pl.ds(start, plan.window), :] += common.dot(dlogits, scaled, 1, 1)
-        if plan.value_position:
-            of_rows = common.dot(weights[...].astype(dtype), g[1](i), 1, 1)
-            dtables["value"][pl.ds(start, plan.window), :] += of_rows
-        dq[i] = dx.astype(dtype)
-        return 0
-
-    lax.fori_loop(0, num_queries, one, 0)
-
+    window.for_pairs(pair)
     if plan.key_position:
-
-        def clear(i, _):
-            start = pl.multiple_of(i * plan.window, SUBLANES)
-            logits[pl.ds(start, plan.window), :] = jnp.zeros((plan.window, LANES), FLOAT)
-            return 0
-
-        lax.fori_loop(num_queries, plan.num_queries, clear, 0)
-
-        def of_key(j, _):
-            position = jnp.minimum(first_key + j, plan.length - 1)
-            key = (k(position).astype(FLOAT) * key_scale).astype(dtype)
-            dlogits = logits[pl.ds(j, plan.num_queries, plan.window), :].astype(dtype)
-            there = pl.ds(first_query - (first_key + j) + plan.size - 1, plan.num_queries)
-            rows = tables["key"][there, :].astype(dtype)
-            dkeys_of_position[position] += common.dot(rows, dlogits, 0, 0)
-            dtables["key"][there, :] += common.dot(dlogits, key, 1, 1)
-            return 0
-
-        lax.fori_loop(0, plan.window, of_key, 0, unroll=2)
+        _of_key_positions(k, key_scale, tables, logits, dkeys_of_position, dtables, window)
 
     @pl.when(block == plan.num_blocks - 1)
     def _():
         def gather(j, _):
-            dkey = dkeys[pl.ds(j, plan.key_depth, plan.size), :]
+            dkey = dkeys.at(j)
             if plan.key_position:
                 part = dkeys_of_position[j]
                 dkey += part * key_scale
-                last = slice(plan.num_terms - 1, plan.num_terms)
-                dscales[last] += jnp.sum(part * k(j).astype(FLOAT), axis=0, keepdims=True)
-            dk[j] = dkey.astype(dtype)
-            dv[j] = dvalues[pl.ds(j, plan.value_depth, plan.size), :].astype(dtype)
+                dscales[plan.num_terms - 1 :] += jnp.sum(part * k(j).astype(FLOAT), axis=0, keepdims=True)
+            dk[j] = dkey.astype(dk.dtype)
+            dv[j] = dvalues.at(j).astype(dv.dtype)
             return 0
 
         lax.fori_loop(0, plan.length, gather, 0)
+
+
+def _fill_weights(x, dy, log_sums, queries, scales, tables, keys: Columns, values: Columns, logits, weights) -> None:
+    """Of queries [d, 128]: `weights` [2 window, 128], and the gradients of the logits in the place of the keys' term.
+
+    Args:
+      x: queries.
+      dy: for content and, where it takes part, position: gradients of what each query retrieved, [e, 128].
+      log_sums: of each query, [1, 128].
+      queries: their numbers in the block.
+      scales: of the terms.
+      tables: of positions.
+      keys: of the axis.
+      values: of the axis.
+      logits: of the block.
+      weights: are written.
+    """
+    window, plan, dtype = keys.window, keys.window.plan, x[0].dtype
+    x = [each.astype(FLOAT) for each in x]
+    content, dcontent = [each * scales[:1] for each in x], [each.astype(FLOAT) for each in dy[0]]
+
+    def of_positions(name, factors):
+        return [
+            common.dot(tables[name][window.table_rows(i), :].astype(dtype), each.astype(dtype), 1, 0)
+            for i, each in zip(queries, factors)
+        ]
+
+    if plan.query_position:
+        position = of_positions("query", [each * scales[1:2] for each in x])
+    if plan.value_position:
+        dposition = of_positions("value", dy[1])
+    totals = [jnp.zeros((SUBLANES, LANES), FLOAT) for _ in x]
+    for b in window.blocks:
+        rows = slice(SUBLANES * b, SUBLANES * (b + 1))
+        products = zip(keys.products(content, b), values.products(dcontent, b))
+        for u, (logit, dweight) in enumerate(products):
+            at = window.logits_at(queries[u], b)
+            if plan.query_position:
+                logit += position[u][rows]
+            if plan.key_position:
+                logit += logits[at, :]
+            weight = jnp.exp(logit - log_sums[u])
+            visible = window.is_visible(queries[u], b)
+            if visible is not None:
+                weight = jnp.where(visible, weight, 0.0)
+            if plan.value_position:
+                dweight += dposition[u][rows]
+            weights[window.logits_at(u, b), :] = weight
+            product = weight * dweight
+            totals[u] += product
+            logits[at, :] = product
+    for u, total in enumerate(totals):
+        total = jnp.sum(total, axis=0, keepdims=True)
+        for b in window.blocks:
+            logits[window.logits_at(queries[u], b), :] -= weights[window.logits_at(u, b), :] * total
+
+
+def _of_values(queries, dy, dvalues: Columns, weights, dtables) -> None:
+    """Gradients of values and of the table of their positions."""
+    window = dvalues.window
+    dvalues.add_products(lambda u, b: weights[window.logits_at(u, b), :], [each.astype(FLOAT) for each in dy[0]])
+    if window.plan.value_position:
+        for u, (i, each) in enumerate(zip(queries, dy[1])):
+            of_rows = common.dot(weights[window.logits_of(u), :].astype(each.dtype), each, 1, 1)
+            dtables["value"][window.table_rows(i), :] += of_rows
+
+
+def _of_queries(x, queries, scales, tables, keys: Columns, dkeys: Columns, dlogits, dq, dscales, dtables) -> None:
+    """Gradients of queries, of keys by their products with queries, of two scales and of the queries' table."""
+    window, dtype = keys.window, dq.dtype
+
+    def of_block(u, b):
+        return dlogits[window.logits_at(queries[u], b), :]
+
+    x = [each.astype(FLOAT) for each in x]
+    dkeys.add_products(of_block, [each * scales[:1] for each in x])
+    for i, each, part in zip(queries, x, keys.weighted_sums(of_block, len(x), dtype)):
+        dx = part * scales[:1]
+        dscales[:1] += jnp.sum(part * each, axis=0, keepdims=True)
+        if window.plan.query_position:
+            rows = window.table_rows(i)
+            of_query = dlogits[window.logits_of(i), :].astype(dtype)
+            part = common.dot(tables["query"][rows, :].astype(dtype), of_query, 0, 0)
+            dx += part * scales[1:2]
+            dscales[1:2] += jnp.sum(part * each, axis=0, keepdims=True)
+            dtables["query"][rows, :] += common.dot(of_query, (each * scales[1:2]).astype(dtype), 1, 1)
+        dq[i] = dx.astype(dtype)
+
+
+def _of_key_positions(k, scale, tables, dlogits, dkeys, dtables, window: Window) -> None:
+    """Gradients of k . rk: of keys, [L, d, 128], before their scale, and of the table."""
+    plan = window.plan
+
+    def clear(i, _):
+        dlogits[window.logits_of(i), :] = jnp.zeros((plan.window, LANES), FLOAT)
+        return 0
+
+    lax.fori_loop(window.num_queries, plan.num_queries, clear, 0)
+
+    def of_key(j, _):
+        position, rows = window.position(j), window.key_table_rows(j)
+        key = k(position)
+        of_queries = dlogits[pl.ds(j, plan.num_queries, plan.window), :].astype(key.dtype)
+        dkeys[position] += common.dot(tables["key"][rows, :].astype(key.dtype), of_queries, 0, 0)
+        scaled = (key.astype(FLOAT) * scale).astype(key.dtype)
+        dtables["key"][rows, :] += common.dot(of_queries, scaled, 1, 1)
+        return 0
+
+    lax.fori_loop(0, plan.window, of_key, 0, unroll=2)
 
 
 def backward(
@@ -177,17 +198,18 @@ def backward(
       qkv: as for `forward`.
       g: gradients of the retrieved content and, where it takes part, position: [L, A, e, R] each.
       scales: as for `forward`.
-      log_sums: [A, L, R], of the forward pass.
+      log_sums: of the forward pass.
       tables: as for `forward`.
       plan: of the axis.
       interpret: whether to run in Python, without a TPU.
       vmem_bytes: that the compiler may use.
 
     Returns:
-      Gradients of q, k and v, [L, A, d or e, R]; of the scales, [A, T, R], for each pair its own; of the tables.
+      Gradients of q, k and v, [L, A, d or e, R], nothing of the last R % 128; of the scales, [A, T, R - R % 128], for
+      each pair its own; of the tables.
     """
     q, k, v = qkv
-    groups, num_lanes = q.num_heads, q.array.shape[3] // LANES * LANES
+    groups, rows = q.num_heads, q.array.shape[3]
 
     def at_queries(t):
         return t
@@ -203,10 +225,10 @@ def backward(
     dtype = q.array.dtype
     scratch = [(depth * plan.size, LANES) for depth in (plan.key_depth, plan.value_depth) * 2]
     scratch += [(plan.length if plan.key_position else 1, plan.key_depth, LANES)]
-    scratch += [(plan.num_queries * plan.window, LANES), (plan.window, LANES)]
+    scratch += [(plan.num_queries * plan.window, LANES), (common.QUERIES * plan.window, LANES)]
     return pl.pallas_call(
         functools.partial(_kernel, plan=plan, places=[x.place for x in (*qkv, *g)]),
-        grid=(groups, num_lanes // LANES, plan.num_blocks),
+        grid=(groups, rows // LANES, plan.num_blocks),
         in_specs=[
             [q.spec(plan.num_queries, at_queries), k.spec(plan.length, at_keys), v.spec(plan.length, at_keys)],
             [x.spec(plan.num_queries, at_queries) for x in g],
@@ -224,8 +246,8 @@ def backward(
             of_tables,
         ],
         out_shape=[
-            [jax.ShapeDtypeStruct((plan.length, groups, depth, num_lanes), dtype) for depth in depths],
-            jax.ShapeDtypeStruct((groups, plan.num_terms, num_lanes), FLOAT),
+            [jax.ShapeDtypeStruct((plan.length, groups, depth, rows), dtype) for depth in depths],
+            jax.ShapeDtypeStruct((groups, plan.num_terms, rows // LANES * LANES), FLOAT),
             {name: jax.ShapeDtypeStruct(x.shape, FLOAT) for name, x in tables.items()},
         ],
         scratch_shapes=[pltpu.VMEM(shape, FLOAT) for shape in scratch],

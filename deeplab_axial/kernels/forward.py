@@ -6,88 +6,89 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from deeplab_axial.kernels import common
-from deeplab_axial.kernels.common import FLOAT, MASKED
+from deeplab_axial.kernels.common import FLOAT, MASKED, Columns, Window
 from deeplab_axial.kernels.heads import Heads, Place
 from deeplab_axial.kernels.plan import LANES, SUBLANES, Plan
-
-# Sums that are kept in registers at a time.
-_AT_ONCE = 16
 
 
 def _kernel(qkv, scales, tables, y, log_sums, keys, values, logits, *, plan: Plan, places: Sequence[Place]) -> None:
     """One block of queries of 128 pairs; arguments as for `forward`, each of 128 lanes, and scratch."""
-    dtype, num_sublanes = y.dtype, plan.window // SUBLANES
     q, k, v = (place.reader(ref) for place, ref in zip(places, qkv))
     block = pl.program_id(2)
-    first_query, first_key = block * plan.num_queries, plan.first_key(block)
+    window = Window.of_block(plan, block)
+    keys, values = Columns(keys, plan.key_depth, window), Columns(values, plan.value_depth, window)
 
     @pl.when(block == 0)
     def _():
-        common.spread(k, keys, plan, plan.key_depth)
-        common.spread(v, values, plan, plan.value_depth)
+        keys.fill(k)
+        values.fill(v)
 
     if plan.key_position:
-        scale = scales[plan.num_terms - 1 : plan.num_terms]
-        common.key_position_logits(k, dtype, scale, tables["key"], logits, first_key, first_query, plan)
+        common.key_position_logits(k, scales[plan.num_terms - 1 :], tables["key"], logits, window)
 
-    def rows_of(scratch, channel, i):
-        return scratch[pl.ds(pl.multiple_of(channel * plan.size + first_key + SUBLANES * i, SUBLANES), SUBLANES), :]
+    def pair(queries):
+        # One behind the last query is that again; nobody reads what it retrieves.
+        x = [q(jnp.minimum(i, window.num_queries - 1)) for i in queries]
+        largest = _fill_logits(x, queries, scales, tables, keys, logits)
+        totals = [_exponentials(i, most, logits, window) for i, most in zip(queries, largest)]
+        _retrieve(queries, totals, tables, values, logits, y)
+        for i, most, total in zip(queries, largest, totals):
+            log_sums[pl.ds(i, 1)] = most + jnp.log(total)
 
-    def one(i, _):
-        query = first_query + i
-        start = first_key - query + plan.query_end - 1
-        base = pl.multiple_of(i * plan.window, SUBLANES)
-        x = q(i).astype(FLOAT)
-        content = x * scales[:1]
-        if plan.query_position:
-            rows = tables["query"][pl.ds(start, plan.window), :].astype(dtype)
-            position = common.dot(rows, (x * scales[1:2]).astype(dtype), 1, 0)
-        largest = jnp.full((SUBLANES, LANES), MASKED, FLOAT)
-        for b in range(num_sublanes):
-            at = pl.ds(base + SUBLANES * b, SUBLANES)
-            logit = content[:1] * rows_of(keys, 0, b)
-            for c in range(1, plan.key_depth):
-                logit += content[c : c + 1] * rows_of(keys, c, b)
+    window.for_pairs(pair)
+
+
+def _fill_logits(x, queries, scales, tables, keys: Columns, logits) -> list[jax.Array]:
+    """Adds the terms of queries [d, 128] to the keys' term, if there is; returns the largest logits, [1, 128]."""
+    window, plan, dtype = keys.window, keys.window.plan, x[0].dtype
+    x = [each.astype(FLOAT) for each in x]
+    content = [each * scales[:1] for each in x]
+    if plan.query_position:
+        position = [
+            common.dot(tables["query"][window.table_rows(i), :].astype(dtype), (each * scales[1:2]).astype(dtype), 1, 0)
+            for i, each in zip(queries, x)
+        ]
+    largest = [jnp.full((SUBLANES, LANES), MASKED, FLOAT) for _ in x]
+    for b in window.blocks:
+        for u, logit in enumerate(keys.products(content, b)):
+            at = window.logits_at(queries[u], b)
             if plan.query_position:
-                logit += position[SUBLANES * b : SUBLANES * (b + 1)]
+                logit += position[u][SUBLANES * b : SUBLANES * (b + 1)]
             if plan.key_position:
                 logit += logits[at, :]
-            visible = common.is_visible(b, first_key, query, plan)
+            visible = window.is_visible(queries[u], b)
             if visible is not None:
                 logit = jnp.where(visible, logit, MASKED)
             logits[at, :] = logit
-            largest = jnp.maximum(largest, logit)
-        largest = jnp.max(largest, axis=0, keepdims=True)
-        total = jnp.zeros((SUBLANES, LANES), FLOAT)
-        for b in range(num_sublanes):
-            at = pl.ds(base + SUBLANES * b, SUBLANES)
-            weight = jnp.exp(logits[at, :] - largest)
-            total += weight
-            logits[at, :] = weight
-        total = jnp.sum(total, axis=0, keepdims=True)
-        retrieved = []
-        for first in range(0, plan.value_depth, _AT_ONCE):
-            channels = range(first, min(first + _AT_ONCE, plan.value_depth))
-            sums = [jnp.zeros((SUBLANES, LANES), FLOAT) for _ in channels]
-            for b in range(num_sublanes):
-                weight = logits[pl.ds(base + SUBLANES * b, SUBLANES), :]
-                for n, c in enumerate(channels):
-                    sums[n] += weight * rows_of(values, c, b)
-            retrieved.append(common.sums_over_sublanes(sums, dtype))
-        y[i, 0] = (jnp.concatenate(retrieved, axis=0) / total).astype(dtype)
-        if plan.value_position:
-            rows = tables["value"][pl.ds(start, plan.window), :].astype(dtype)
-            weights = logits[pl.ds(base, plan.window), :].astype(dtype)
-            y[i, 1] = (common.dot(rows, weights, 0, 0) / total).astype(dtype)
-        log_sums[pl.ds(i, 1)] = largest + jnp.log(total)
-        return 0
+            largest[u] = jnp.maximum(largest[u], logit)
+    return [jnp.max(each, axis=0, keepdims=True) for each in largest]
 
-    lax.fori_loop(0, jnp.minimum(plan.num_queries, plan.length - first_query), one, 0)
+
+def _exponentials(query, largest, logits, window: Window) -> jax.Array:
+    """Turns the logits of a query into weights; returns their sum, [1, 128]."""
+    total = jnp.zeros((SUBLANES, LANES), FLOAT)
+    for b in window.blocks:
+        at = window.logits_at(query, b)
+        weight = jnp.exp(logits[at, :] - largest)
+        total += weight
+        logits[at, :] = weight
+    return jnp.sum(total, axis=0, keepdims=True)
+
+
+def _retrieve(queries, totals, tables, values: Columns, weights, y) -> None:
+    """Writes what queries retrieve: values and, where they take part, their positions."""
+    window = values.window
+    sums = values.weighted_sums(lambda u, b: weights[window.logits_at(queries[u], b), :], len(queries), y.dtype)
+    for i, content, total in zip(queries, sums, totals):
+        y[i, 0] = (content / total).astype(y.dtype)
+        if window.plan.value_position:
+            rows = tables["value"][window.table_rows(i), :].astype(y.dtype)
+            position = common.dot(rows, weights[window.logits_of(i), :].astype(y.dtype), 0, 0)
+            y[i, 1] = (position / total).astype(y.dtype)
 
 
 def forward(
@@ -101,8 +102,7 @@ def forward(
     """Attention of A groups of R pairs.
 
     Args:
-      qkv: queries and keys [L, A, d, R], values [L, A, e, R]; R is a multiple of 128, or more (the rest is not looked
-        at).
+      qkv: queries and keys [L, A, d, R], values [L, A, e, R]; of R, the last R % 128 are not looked at.
       scales: [A, T, 128], a factor for each logit term; the same for all R, or R is 128.
       tables: "query", "key" and "value", where they take part: [plan.table_rows, d or e]. Of "query" and "value", row
         j - i + plan.query_end - 1 is that of key j and query i, of "key" it is row i - j + plan.size - 1.
@@ -111,17 +111,17 @@ def forward(
       vmem_bytes: that the compiler may use.
 
     Returns:
-      What is retrieved, [L, 1 or 2, A, e, R], content and position; and the logarithm of the sum of exponentials,
-      [A, L, R], float32.
+      What is retrieved, [L, 1 or 2, A, e, R], content and position, nothing of the last R % 128; and the logarithm of
+      the sum of exponentials, [A, L, R - R % 128], float32.
     """
     q, k, v = qkv
-    groups, num_lanes = q.num_heads, q.array.shape[3] // LANES * LANES
+    groups, rows = q.num_heads, q.array.shape[3]
     retrieved = (plan.num_queries, plan.num_retrieved, None, plan.value_depth, LANES)
     scratch = [(plan.key_depth * plan.size, LANES), (plan.value_depth * plan.size, LANES)]
     scratch += [(plan.num_queries * plan.window, LANES)]
     return pl.pallas_call(
         functools.partial(_kernel, plan=plan, places=[heads.place for heads in qkv]),
-        grid=(groups, num_lanes // LANES, plan.num_blocks),
+        grid=(groups, rows // LANES, plan.num_blocks),
         in_specs=[
             [
                 q.spec(plan.num_queries, lambda t: t),
@@ -136,8 +136,8 @@ def forward(
             pl.BlockSpec((None, plan.num_queries, LANES), lambda a, r, t: (a, t, r)),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((plan.length, plan.num_retrieved, groups, plan.value_depth, num_lanes), q.array.dtype),
-            jax.ShapeDtypeStruct((groups, plan.length, num_lanes), FLOAT),
+            jax.ShapeDtypeStruct((plan.length, plan.num_retrieved, groups, plan.value_depth, rows), q.array.dtype),
+            jax.ShapeDtypeStruct((groups, plan.length, rows // LANES * LANES), FLOAT),
         ],
         scratch_shapes=[pltpu.VMEM(shape, FLOAT) for shape in scratch],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=vmem_bytes),

@@ -110,20 +110,24 @@ class PositionSensitiveAttention(tf_keras.layers.Layer, abc.ABC):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         # Not matmul: for several images of one row, its broadcasting corrupts memory on CPUs in TensorFlow 2.21
         # (tensorflow/tensorflow issue 117700).
-        x = tf.tensordot(inputs, tf.cast(self.qkv_kernel, inputs.dtype), 1)  # [B, H, W, C] -> [B, H, W, 2K + V]
+        qkv = tf.tensordot(inputs, tf.cast(self.qkv_kernel, inputs.dtype), 1)
+        return self._sum_of_terms(self._attend(self._normalised(qkv, training), training), training)
+
+    def _normalised(self, qkv: tf.Tensor, training: bool) -> tf.Tensor:
         if self.folded:
             normalization.refuse_training(training)
-            x += tf.cast(self.qkv_bias, x.dtype)
-        elif self.use_batch_norm:
-            x = self.qkv_norm(x, training=training)
-        x = self._attend(x, training)
+            return qkv + tf.cast(self.qkv_bias, qkv.dtype)
+        return self.qkv_norm(qkv, training=training) if self.use_batch_norm else qkv
+
+    def _sum_of_terms(self, retrieved: tf.Tensor, training: bool) -> tf.Tensor:
+        """[B, H, W, V or 2V] -> [B, H, W, V], normalised."""
         if self.use_batch_norm and not self.folded:
             # One batch normalisation over the channels of both retrieved terms is one for each term.
-            x = self.retrieved_norm(x, training=training)
+            retrieved = self.retrieved_norm(retrieved, training=training)
         if not self.value_position:
-            return x
-        content, position = tf.split(x, 2, axis=-1)
-        return content + (position * tf.cast(self.position_scale, x.dtype) if self.folded else position)
+            return retrieved
+        content, position = tf.split(retrieved, 2, axis=-1)
+        return content + (position * tf.cast(self.position_scale, position.dtype) if self.folded else position)
 
     def _scales(self, moments: Sequence[tf.Tensor] | None, dtype: tf.DType) -> dict[str, tf.Tensor]:
         """{"scales": [T, N]}, the factors of the logit terms, or {} without batch normalisation.

@@ -112,45 +112,60 @@ class AxialAttention(attention.PositionSensitiveAttention):
         # Whatever the span, as the published numbers of parameters say (Table 7); so weights fit every span.
         return (2 * LARGEST_DISTANCE + 1,)
 
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        layer = self._kernel_layer(inputs)
+        if layer is None or not axial_kernel.is_built(self.kernel, layer):
+            return super().call(inputs, training=training)
+        # The kernel's positions come first, then all its rows; images, often eight, are innermost, a full tile.
+        order = [1, 2, 0, 3] if self.axis == "height" else [2, 1, 0, 3]
+        x = tf.transpose(inputs, order)
+        sizes = x.shape[:3]
+        x = tf.reshape(x, [1, sizes[0], -1, x.shape[3]])
+        # Not tensordot: XLA chooses a layout for these dimensions, rows innermost, and not for a matrix of them.
+        qkv = tf.einsum("blrc,cd->blrd", x, tf.cast(self.qkv_kernel, x.dtype))
+        qkv = tf.cast(self._normalised(qkv, training), x.dtype)  # a normalisation may have a policy of its own
+        retrieved = self._attend_by_kernel(layer, qkv, training)
+        x = tf.reshape(self._sum_of_terms(retrieved, training), [*sizes, self.value_depth])
+        return tf.transpose(x, [order.index(i) for i in range(4)])
+
     def _attend(self, qkv: tf.Tensor, training: bool) -> tf.Tensor:
-        layer = self._kernel_layer(qkv)
-        if layer is not None and axial_kernel.is_built(self.kernel, layer):
-            return self._attend_by_kernel(layer, qkv, training)
         if self.axis == "width":
             return self._attend_along_width(qkv, training)
         return tf.transpose(self._attend_along_width(tf.transpose(qkv, [0, 2, 1, 3]), training), [0, 2, 1, 3])
 
-    def _kernel_layer(self, qkv: tf.Tensor) -> axial_kernel.Layer | None:
+    def _kernel_layer(self, inputs: tf.Tensor) -> axial_kernel.Layer | None:
         """What the kernel would be built for; None where sizes are not known yet."""
-        if not qkv.shape.is_fully_defined():
+        if not inputs.shape.is_fully_defined():
             return None
+        batch, height, width, _ = inputs.shape
+        length, rows = (height, batch * width) if self.axis == "height" else (width, batch * height)
         depths = self.key_depth // self.num_heads, self.value_depth // self.num_heads
         terms = self.query_position, self.key_position, self.value_position
-        return axial_kernel.Layer(
-            tuple(qkv.shape), qkv.dtype.name, self.axis, self.num_heads, *depths, self.span, terms
-        )
+        shape = 1, length, rows, 2 * self.key_depth + self.value_depth
+        return axial_kernel.Layer(shape, inputs.dtype.name, self.num_heads, *depths, self.span, terms)
 
     def _attend_by_kernel(self, layer: axial_kernel.Layer, qkv: tf.Tensor, training: bool) -> tf.Tensor:
+        """[1, L, R, 2K + V] -> retrieved terms side by side, [1, L, R, V or 2V]."""
         moments = None
         if training and self.use_batch_norm and not self.logit_norm.is_held:
-            along_width = qkv if self.axis == "width" else tf.transpose(qkv, [0, 2, 1, 3])
-            moments = self._moments_along_width(along_width)
+            moments = self._moments_of_rows(tf.transpose(qkv[0], [1, 0, 2]))
         scales = self._scales(moments, tf.float32).get("scales")
         if scales is None:
             scales = tf.ones([1 + self.query_position + self.key_position, self.num_heads])
-        length = qkv.shape[1 if self.axis == "height" else 2]
         tables = {
-            name: tf.cast(relative_position.clipped_rows(tf.convert_to_tensor(table), length), tf.float32)
+            name: tf.cast(relative_position.clipped_rows(tf.convert_to_tensor(table), qkv.shape[1]), tf.float32)
             for name, table in self._tables()
         }
         return axial_kernel.attend(layer, qkv, scales, tables)
 
-    def _moments_along_width(self, qkv: tf.Tensor) -> Sequence[tf.Tensor]:
-        """Mean and mean square of the logit terms of this batch, [T, N] each, in a way that suits an accelerator."""
-        length = qkv.shape[2]
-        rows = tf.reshape(qkv, [-1, length, qkv.shape[-1]])
+    def _moments_of_rows(self, rows: tf.Tensor) -> Sequence[tf.Tensor]:
+        """Mean and mean square of the logit terms of rows [R, L, 2K + V], [T, N] each.
+
+        In a way that suits an accelerator.
+        """
+        length = rows.shape[1]
         whole = Windows(1, length, length, 0, None)
-        tables = {name: x for name, x in self._spread_tables(whole, qkv.dtype).items() if name != "value"}
+        tables = {name: x for name, x in self._spread_tables(whole, rows.dtype).items() if name != "value"}
 
         def moments(qkv, *of_tables):
             factors, _ = self._factors(qkv, dict(zip(tables, of_tables)), whole)

@@ -39,9 +39,8 @@ class Layer(NamedTuple):
     """What a kernel is built for.
 
     Attributes:
-      shape: of qkv, [B, H, W, N (2 d + e)].
+      shape: of qkv, [1, L, R, N (2 d + e)].
       dtype: of qkv, by name.
-      axis: "height" or "width".
       num_heads: N.
       key_depth: of a head.
       value_depth: of a head.
@@ -51,7 +50,6 @@ class Layer(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str
-    axis: str
     num_heads: int
     key_depth: int
     value_depth: int
@@ -101,17 +99,17 @@ def _say_once(reason: str) -> None:
 
 
 def attend(layer: Layer, qkv: tf.Tensor, scales: tf.Tensor, tables: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Attention along one axis of a map.
+    """Attention of R rows of L positions.
 
     Args:
       layer: for which `is_built` is true.
-      qkv: [B, H, W, N (2 d + e)], queries, keys and values.
+      qkv: [1, L, R, N (2 d + e)], queries, keys and values.
       scales: [T, N], float32, a factor for each logit term and head.
       tables: "query", "key" and "value", where they take part: [2 L - 1, d or e], float32; row i is for
         key - query = i - (L - 1).
 
     Returns:
-      [B, H, W, N e or 2 N e], the retrieved content and, where it takes part, position.
+      [1, L, R, N e or 2 N e], the retrieved content and, where it takes part, position.
     """
     forward, backward = _exported(layer, target.tpu_chip(), _interpreted)
 
@@ -139,14 +137,14 @@ def _exported(layer: Layer, chip: str | None, interpret: bool) -> tuple[Callable
 
     from deeplab_axial.kernels import lanes, plan
 
-    length = layer.shape[1 if layer.axis == "height" else 2]
+    _, length, rows, _ = layer.shape
     depths = layer.key_depth, layer.value_depth
     vmem = _VMEM["v5e" if interpret else chip] * 2**20
     try:
         cut = plan.make(length, *depths, layer.span, layer.terms, int(_PLANNED * vmem), jnp.dtype(layer.dtype).itemsize)
     except ValueError as error:
         raise Unavailable(str(error)) from error
-    attention = lanes.Attention(cut, layer.axis, layer.num_heads, vmem, interpret)
+    attention = lanes.Attention(cut, layer.num_heads, vmem, interpret)
     table_depths = dict(zip(_NAMES, (layer.key_depth, layer.key_depth, layer.value_depth)))
     names = [name for name, takes_part in zip(_NAMES, layer.terms) if takes_part]
     count = len(names)
@@ -170,7 +168,7 @@ def _exported(layer: Layer, chip: str | None, interpret: bool) -> tuple[Callable
     platform = "cpu" if interpret else "tpu"
     # Of the gradients: the logits once more and two products for each of their terms; two for what is retrieved.
     key_products, value_products = layer.key_depth * cut.num_terms, layer.value_depth * cut.num_retrieved
-    pairs = layer.shape[0] * layer.shape[1] * layer.shape[2] * layer.num_heads * min(cut.size, cut.window)
+    pairs = length * rows * layer.num_heads * min(cut.size, cut.window)
     return (
         _export(forward, arguments, platform, 2.0 * pairs * (key_products + value_products)),
         _export(
@@ -197,7 +195,9 @@ def _export(function: Callable, arguments: Sequence, platform: str, flops: float
     from jax import export
     from tensorflow.compiler.tf2xla.python import xla
 
-    exported = export.export(jax.jit(function), platforms=[platform])(*arguments)
+    # Plain in XLA, though JAX promises nothing of it to other versions: the module is compiled by who traced it.
+    layouts = export.DisabledSafetyCheck.custom_call("LayoutConstraint")
+    exported = export.export(jax.jit(function), platforms=[platform], disabled_checks=[layouts])(*arguments)
     results = exported.out_avals
     _flops[exported.mlir_module_serialized] = flops
 

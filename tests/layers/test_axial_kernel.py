@@ -166,7 +166,7 @@ def test_the_cost_follows_the_span():
 
 
 def _layer(**options):
-    return axial_kernel.Layer((1, 2, 9, 64), "float32", "width", 2, 8, 16, None, (True, True, True))._replace(**options)
+    return axial_kernel.Layer((1, 9, 2, 32), "float32", 2, 8, 16, None, (True, True, True))._replace(**options)
 
 
 def test_without_a_tpu_it_is_not_taken():
@@ -186,7 +186,7 @@ def test_old_chips_take_operations():
 def test_without_jax_it_says_so_once(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "jax", None)
     axial_kernel._say_once.cache_clear()
-    layer = _layer(shape=(1, 2, 10, 64))
+    layer = _layer(shape=(1, 10, 2, 32))
     with target.assume_accelerator("v5e"), caplog.at_level("WARNING", "absl"):
         assert not axial_kernel.is_built("AUTO", layer)
         assert not axial_kernel.is_built("AUTO", layer)
@@ -198,7 +198,7 @@ def test_without_jax_it_says_so_once(monkeypatch, caplog):
 @needs_jax
 def test_what_does_not_fit_takes_operations(caplog):
     axial_kernel._say_once.cache_clear()
-    layer = _layer(shape=(1, 2, 4097, 64))
+    layer = _layer(shape=(1, 4097, 2, 32))
     with target.assume_accelerator("v4"), caplog.at_level("WARNING", "absl"):
         assert not axial_kernel.is_built("AUTO", layer)
     assert "MiB of VMEM are needed for an axis of 4097" in caplog.text
