@@ -6,7 +6,7 @@ import math
 import os
 from typing import Any
 
-from absl import flags, logging
+from absl import logging
 
 from deeplab_axial import builders, config, files
 from deeplab_axial.cli import config_differences
@@ -18,20 +18,19 @@ from deeplab_axial.training import best, checkpoint_files, label_space_file
 # Harmless where the schedule of the learning rate does not depend on it.
 STEPS = "trainer_options.solver_options.training_number_of_steps"
 
-FLAGS = flags.FLAGS
 
-
-def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
+def check(options: config_pb2.ExperimentOptions, model_dir: str, are_allowed: bool = False) -> None:
     """Compares the config with the one in the model's folder, if there is a checkpoint to go on from.
 
     Args:
       options: the present config.
       model_dir: with config.FILE_NAME of the run, if it has one.
+      are_allowed: whether the run goes on whatever has changed, as --allow_config_change says.
 
     Raises:
       InputError: there is a best checkpoint but none to go on from; or fields differ that are not in
         config_differences.HARMLESS, of which STEPS is one under a constant learning rate, or config.FILE_NAME is
-        damaged, and --allow_config_change is not given.
+        damaged, and changes are not allowed.
     """
     kept = os.path.join(model_dir, best.BEST_FOLDER, best.BEST_FILE)
     if not checkpoint_files.any_there(model_dir) and files.exists(kept):
@@ -55,7 +54,7 @@ def check(options: config_pb2.ExperimentOptions, model_dir: str) -> None:
             return
         problem = f"The config has changed since the run in {model_dir} was last started:\n  " + "\n  ".join(changes)
         remedy = f"Undo the change ({path} is the config of the run), name another --model_dir"
-    if not FLAGS.allow_config_change:
+    if not are_allowed:
         raise InputError(f"{problem}\n{remedy}, or go on as it is with --allow_config_change.")
     logging.warning("%s\nGoing on as --allow_config_change says.", problem)
 
@@ -83,11 +82,11 @@ def _is_constant(solver: Any) -> bool:
     return solver.learning_policy == "poly" and solver.poly_end_learning_rate == solver.base_learning_rate
 
 
-def check_classes(space: label_space.LabelSpace, model_dir: str) -> None:
+def check_classes(space: label_space.LabelSpace, model_dir: str, are_allowed: bool = False) -> None:
     """Compares the classes of the training data with those of the run, if there is a checkpoint to go on from.
 
     Raises:
-      InputError: ids stand for other classes, and --allow_config_change is not given.
+      InputError: ids stand for other classes, and changes are not allowed.
     """
     trained = label_space_file.read(model_dir) if checkpoint_files.any_there(model_dir) else None
     found = trained and label_space.differences(trained, space)
@@ -97,7 +96,7 @@ def check_classes(space: label_space.LabelSpace, model_dir: str) -> None:
         f"The records of train_dataset_options number the classes differently from those that the run in {model_dir} "
         f"began with: {label_space.tell(found, 'in the run', 'in the records')}."
     )
-    if not FLAGS.allow_config_change:
+    if not are_allowed:
         path = os.path.join(model_dir, label_space_file.FILE_NAME)
         raise InputError(
             f"{problem} Convert them again with --label_space={path}, name another --model_dir, or go on as it is with "

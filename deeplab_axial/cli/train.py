@@ -94,8 +94,8 @@ def _run(
         builders.check_statistics(options, strategy.num_replicas_in_sync)
     _check_best_metric(options, eval_source)
     if trains:
-        config_changes.check(options, FLAGS.model_dir)
-        config_changes.check_classes(train_source.info.label_space, FLAGS.model_dir)
+        config_changes.check(options, FLAGS.model_dir, FLAGS.allow_config_change)
+        config_changes.check_classes(train_source.info.label_space, FLAGS.model_dir, FLAGS.allow_config_change)
         _check_same_config(options, workers)
     elif FLAGS.mode == "eval":
         experiment.check_classes(FLAGS.model_dir, eval_source)

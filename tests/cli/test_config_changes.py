@@ -5,7 +5,6 @@ import dataclasses
 import json
 
 import pytest
-from absl import flags
 from google.protobuf import text_format
 
 from deeplab_axial import builders, config
@@ -34,14 +33,6 @@ HARMLESS = (
     "trainer_options.use_xla=true",
     "train_dataset_options.data_service_address=grpc://a:1",
 )
-
-
-@pytest.fixture(autouse=True)
-def _flags():
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # not parsed: other tests' commands may need flags
-    yield
-    flags.FLAGS["allow_config_change"].value = False
 
 
 def _load(*overrides):
@@ -218,8 +209,7 @@ def test_a_config_that_is_damaged(folder, content):
 
 
 def test_allowed_changes_are_told(folder, caplog):
-    flags.FLAGS["allow_config_change"].value = True
-    config_changes.check(_load("trainer_options.seed=1"), str(folder))
+    config_changes.check(_load("trainer_options.seed=1"), str(folder), are_allowed=True)
     assert "trainer_options.seed: was 0, now 1\nGoing on as --allow_config_change says." in caplog.text
 
 
@@ -351,8 +341,6 @@ def test_a_run_goes_on_with_the_same_classes(folder):
     message = str(error.value)
     assert f"id {first.id} is {first.name} in the run and {second.name} in the records" in message
     assert f"--label_space={folder}/label_space.json" in message
-    flags.FLAGS["allow_config_change"].value = True
-    config_changes.check_classes(other, str(folder))
-    flags.FLAGS["allow_config_change"].value = False
+    config_changes.check_classes(other, str(folder), are_allowed=True)
     (folder / "checkpoint").unlink()  # nothing to go on from
     config_changes.check_classes(other, str(folder))
