@@ -2,7 +2,6 @@
 """The command `export`: what it does. Its flags are in `options`."""
 
 import os
-import re
 
 import numpy as np
 from absl import flags
@@ -11,8 +10,8 @@ from deeplab_axial import __version__, builders, config, export, keys, locks
 from deeplab_axial.choices import MINIMAL, PRECISIONS
 from deeplab_axial.cli import config_differences, experiment, folders
 from deeplab_axial.cli.options.experiment import load_segmentation_config
+from deeplab_axial.cli.options.export import input_size
 from deeplab_axial.data import diagnosis
-from deeplab_axial.errors import InputError
 from deeplab_axial.inference import Predictor
 from deeplab_axial.protos import config_pb2
 
@@ -23,7 +22,7 @@ NUM_SAMPLES = 4
 def main() -> None:
     """Exports."""
     folders.refuse_remote(FLAGS.output_dir, "output_dir")
-    variant = _variant()
+    variant = export.Variant(FLAGS.format, input_size(), FLAGS.xla, FLAGS.quantization)
     target = FLAGS.output_dir if FLAGS.version is None else os.path.join(FLAGS.output_dir, str(FLAGS.version))
     with locks.beside(target, "export"):
         _export(variant)
@@ -60,25 +59,6 @@ def _export(variant: export.Variant) -> None:
     shown = folder if FLAGS.version is not None else FLAGS.output_dir
     print(_what_it_computes(predictor, variant))
     print(f"Exported step {step}, reloaded and compared on {len(samples)} images: {shown}")
-
-
-def _variant() -> export.Variant:
-    size = None
-    if FLAGS.input_size is not None:
-        match = re.fullmatch(r"([1-9]\d*)[,x]([1-9]\d*)", FLAGS.input_size)
-        if not match:
-            raise InputError(f"--input_size must be HEIGHT,WIDTH in pixels. Received: {FLAGS.input_size}")
-        size = (int(match[1]), int(match[2]))
-    lite = FLAGS.format == "tflite"
-    if size is None and (FLAGS.xla or lite):
-        flag = "--format=tflite" if lite else "--xla"
-        raise InputError(f"{flag} compiles for one size. Add --input_size=HEIGHT,WIDTH.")
-    for flag, ok in (("--xla", not (FLAGS.xla and lite)), ("--quantization", lite or FLAGS.quantization == "none")):
-        if not ok:
-            raise InputError(f"{flag} does not go with --format={FLAGS.format}. Leave one of them out.")
-    if lite and FLAGS.precision == "bfloat16":
-        raise InputError("--precision=bfloat16: LiteRT does not compute in it. Say --quantization=float16 instead.")
-    return export.Variant(FLAGS.format, size, FLAGS.xla, FLAGS.quantization)
 
 
 def _restored(options, space) -> tuple:

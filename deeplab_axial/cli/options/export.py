@@ -10,10 +10,15 @@ It is compared with evaluation on images of the evaluation data, and reloaded an
 before its folder appears.
 """
 
+import re
+
 from absl import flags
 
 from deeplab_axial import choices
 from deeplab_axial.cli.options import experiment
+from deeplab_axial.errors import InputError
+
+FLAGS = flags.FLAGS
 
 flags.DEFINE_string("model_dir", None, "Folder of the checkpoints.", required=True)
 flags.DEFINE_string("checkpoint", None, "A checkpoint's prefix; the newest of --model_dir by default.")
@@ -42,5 +47,25 @@ flags.declare_key_flag("placeholder")
 
 
 def check() -> None:
-    """Reads the config."""
+    """Refuses flags that do not go together, and reads the config."""
+    size = input_size()
+    lite = FLAGS.format == "tflite"
+    if size is None and (FLAGS.xla or lite):
+        flag = "--format=tflite" if lite else "--xla"
+        raise InputError(f"{flag} compiles for one size. Add --input_size=HEIGHT,WIDTH.")
+    for flag, ok in (("--xla", not (FLAGS.xla and lite)), ("--quantization", lite or FLAGS.quantization == "none")):
+        if not ok:
+            raise InputError(f"{flag} does not go with --format={FLAGS.format}. Leave one of them out.")
+    if lite and FLAGS.precision == "bfloat16":
+        raise InputError("--precision=bfloat16: LiteRT does not compute in it. Say --quantization=float16 instead.")
     experiment.load_segmentation_config("export", "eval")
+
+
+def input_size() -> tuple[int, int] | None:
+    """(height, width) of --input_size, pixels; None without it."""
+    if FLAGS.input_size is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)[,x]([1-9]\d*)", FLAGS.input_size)
+    if not match:
+        raise InputError(f"--input_size must be HEIGHT,WIDTH in pixels. Received: {FLAGS.input_size}")
+    return int(match[1]), int(match[2])
