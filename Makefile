@@ -43,7 +43,7 @@ protos: $(VENV_PROTOS)/installed  ## Generate deeplab_axial/protos from protos/ 
 docs: venv  ## Write docs/model_zoo.md: count every network of configs/; some minutes.
 	$(PY) docs/model_zoo.py
 
-demo: venv  ## Data, training, evaluation, export and report, small; 6 to 18 minutes.
+demo: venv  ## Data, training, evaluation, export and report, small; 6 to 15 minutes.
 	$(VENV)/bin/deeplab-axial demo --output_dir=demo
 
 test: venv  ## Run the fast tests.
