@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of TensorFlow's graph optimisers a training on CPUs has.
 
-They run once, before the first step. Some take longer than they could ever save: for the demo's network 18 seconds less
-without them, at the same speed (benchmarks/startup.py). Those that join operations, and that save memory, stay.
+They run once, before the first step, and some take longer than they save later; benchmarks/startup.py compares. Those
+that join operations, and that save memory, stay.
 """
 
 import tensorflow as tf
