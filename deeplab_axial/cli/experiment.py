@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that take a config share: its flags, its model and its checkpoints."""
+"""What the commands that take a config share: its model, its evaluation and its checkpoints."""
 
 import dataclasses
 import itertools

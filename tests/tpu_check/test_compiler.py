@@ -7,23 +7,15 @@ import pytest
 import tensorflow as tf
 
 from deeplab_axial import builders, config, keys
-from deeplab_axial.errors import InputError
 from deeplab_axial.tpu_check import process, report, step, topologies
 from tests.cli import commands
+from tests.tpu_check.installed import needs_compiler
 
 V5E = topologies.parse("v5e:2x2")
 MIB = 2**20
 
 
-def _is_installed() -> bool:
-    try:
-        process.check_installed()
-    except InputError:
-        return False
-    return True
-
-
-pytestmark = pytest.mark.skipif(not _is_installed(), reason="needs the extra [tpu-check]")
+pytestmark = needs_compiler
 
 
 class _Counter:

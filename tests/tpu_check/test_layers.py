@@ -10,6 +10,7 @@ from deeplab_axial.backbones import presets
 from deeplab_axial.errors import InputError
 from deeplab_axial.tpu_check import layers, process, topologies
 from tests.cli import commands
+from tests.tpu_check.installed import needs_compiler
 
 V5E = topologies.parse("v5e:2x2")
 # name -> layer, whether it trains, cycles on v5e in bfloat16, as benchmarks/results has them; 5 % more is too many.
@@ -46,16 +47,8 @@ def test_the_convolution_has_as_many_multiply_adds():
     assert filters % 8 == 0
 
 
-def _is_installed() -> bool:
-    try:
-        process.check_installed()
-    except InputError:
-        return False
-    return True
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not _is_installed(), reason="needs the extra [tpu-check]")
+@needs_compiler
 @pytest.mark.parametrize("name", SHAPES)
 def test_cycles(name):
     layer, trains, measured = SHAPES[name]
